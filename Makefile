@@ -1,0 +1,34 @@
+# Two commands do everything on a machine with only Python 3.11+ and make:
+#   make run    install into .venv, then find a mixture on the embedded corpus (BUDGET=64 proxies)
+#   make test   install, then lint, types and tests
+PYTHON ?= python3
+BUDGET ?= 64
+BIN := .venv/bin
+
+.PHONY: run test lint types tests clean
+
+run: .venv/.installed
+	$(BIN)/regmix-active run --budget $(BUDGET) --verify
+
+test: lint types tests
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.installed
+	$(BIN)/mypy
+
+tests: .venv/.installed
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "regmix-active needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "installing into .venv (a minute or two) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,85 @@
+"""The command line: one module per verb, loaded when the verb is used."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from regmix_active import __version__
+from regmix_active.errors import RegmixActiveError
+
+VERBS = {
+    "run": "Find a mixture: train proxies, round by round; continues a study that is there.",
+    "status": "How far a run is, and what it has found.",
+    "recommend": "Answer again from a run's study: another k or target, no training.",
+    "verify": "Train the found mixture and its rivals with fresh seeds.",
+    "strategies": "The strategies that can choose the next mixtures, with their options.",
+    "doctor": "What this machine has, and what a run would cost on it.",
+    "init": "Write a commented configuration for your own text.",
+}
+
+INTERRUPTED, TERMINATED = 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, handled like Ctrl-C: schedulers send it before they pre-empt."""
+
+
+class Verbs(click.Group):
+    """Loads a verb's module on use, so that ``--help`` costs nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order in which a user meets them."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the verb's module and return its command."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"regmix_active.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="regmix-active")
+def cli() -> None:
+    """Find the pre-training data mixture for a language model with few proxy runs.
+
+    \b
+      regmix-active run --budget 64 --verify    a mixture of the embedded corpus, in minutes
+      regmix-active init texts/ -o mine.yaml    a configuration for your own text ...
+      regmix-active run --config mine.yaml      ... and the search with it
+      regmix-active doctor                      what a run would cost here
+
+    A run that was stopped, or killed, continues where it was with the same command.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; errors of the user's are one message and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Abort as abort:  # what click makes of a KeyboardInterrupt
+        sys.exit(TERMINATED if isinstance(abort.__cause__, Terminated) else INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except RegmixActiveError as error:
+        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise Terminated

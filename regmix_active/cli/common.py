@@ -1,0 +1,79 @@
+"""What several verbs share: the run folder argument, options that override the configuration, and how they reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from regmix_active.errors import StudyError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from regmix_active.config.load import LoadedConfig
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_RUN = "runs/embedded"
+
+
+def run_argument(function: F) -> F:
+    """The run folder of verbs that look at a run."""
+    return click.argument("run", default=DEFAULT_RUN, type=click.Path(path_type=Path))(function)
+
+
+def storage_option(function: F) -> F:
+    """For studies whose storage needs a password: the run folder does not keep it."""
+    return click.option("--storage", metavar="URL", help="Storage of the study, if the run folder's URL lacks its password.")(
+        function
+    )
+
+
+def console() -> Console:
+    """Standard output, wide enough for a log file to hold the tables."""
+    from rich.console import Console
+
+    plain = Console()
+    return plain if plain.is_terminal else Console(width=100)
+
+
+def load_run(run: Path, overrides: dict[str, Any] | None = None) -> LoadedConfig:
+    """The resolved configuration of a run folder, with overrides.
+
+    Raises:
+        StudyError: If the folder is not a run's.
+    """
+    from regmix_active.config.load import load_config
+
+    config = run / "config.yaml"
+    if not config.is_file():
+        others = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
+        hint = f"runs here: {', '.join(others)}" if others else "start one with `regmix-active run`"
+        raise StudyError(f"{run} is not a run folder (config.yaml is missing); {hint}")
+    return load_config(config, given(overrides or {}).items())
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Options that were given on the command line."""
+    return {key: value for key, value in options.items() if value is not None}
+
+
+def parse_target(text: str | None) -> Any:
+    """``mean``, ``books`` or ``books=0.7,code=0.3`` as a target of the configuration.
+
+    Raises:
+        click.BadParameter: If a weight is not a number.
+    """
+    if text is None or text == "mean":
+        return text
+    weights = {}
+    for part in text.split(","):
+        name, _, weight = part.partition("=")
+        try:
+            weights[name.strip()] = float(weight or 1)
+        except ValueError:
+            raise click.BadParameter(f"{part!r}: write NAME or NAME=WEIGHT, for example books=0.7,code=0.3") from None
+    return weights

@@ -1,0 +1,63 @@
+"""``regmix-active doctor``."""
+
+from __future__ import annotations
+
+import click
+
+from regmix_active.cli.common import console
+
+
+@click.command()
+@click.option("--config", default="embedded", metavar="NAME|FILE", help="Preset or YAML file.  [default: embedded]")
+@click.option("--budget", type=click.IntRange(min=1), help="Proxies to cost.  [default: search.budget]")
+def command(config: str, budget: int | None) -> None:
+    """What this machine has, and what a run would cost on it.
+
+    Builds the corpus if it is not in the cache, trains one stack of proxies for a moment, and extrapolates.
+    """
+    import platform
+
+    import psutil
+    import torch
+    from rich.table import Table
+
+    from regmix_active.config.load import load_config
+    from regmix_active.corpus.build import build_store, default_cache_dir
+    from regmix_active.execution.local import local_devices, usable_cores
+    from regmix_active.proxy.calibrate import proxy_seconds
+    from regmix_active.report.folder import versions
+
+    loaded = load_config(config).config
+    wanted = budget or loaded.search.budget
+    screen = console()
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    table.add_row("packages", ", ".join(f"{name} {number}" for name, number in versions().items() if name != "python"))
+    table.add_row("CPU cores", f"{usable_cores()} usable of {psutil.cpu_count()}")
+    table.add_row("memory", f"{psutil.virtual_memory().available / 2**30:.1f} GiB free")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    table.add_row("GPUs", ", ".join(gpus) or "none: proxies train on the CPU cores")
+    table.add_row("cache", str(default_cache_dir()))
+    screen.print(table, highlight=False, soft_wrap=True)
+    with screen.status("reading the corpus"):
+        store = build_store(loaded.corpus)
+    corpus = Table(title=f"corpus: vocabulary {store.vocab_size:,}", title_justify="left")
+    for column in ("domain", "train tokens", "validation tokens", "share of all tokens", "epochs if alone"):
+        corpus.add_column(column, justify="left" if column == "domain" else "right")
+    for i, (name, share) in enumerate(zip(store.domains, store.natural_shares, strict=True)):
+        train, validation = len(store.train(i)), len(store.validation(i))
+        alone = "only scored" if name in loaded.score_only else f"{loaded.proxy.tokens / train:.2f}"
+        corpus.add_row(name, f"{train:,}", f"{validation:,}", f"{share:.1%}", alone)
+    screen.print(corpus)
+    devices = local_devices(loaded.execution.workers)
+    with screen.status("training one stack for a moment"):
+        seconds = proxy_seconds(store, loaded.proxy, loaded.execution.stack, devices[0])
+    minutes = wanted * seconds / len(devices) / 60
+    kind = "core" if devices[0] == "cpu" else "GPU"
+    workers = f"{len(devices)} worker{'s' if len(devices) > 1 else ''}"
+    screen.print(
+        f"one proxy: {seconds:.1f} s on one {kind} ({loaded.proxy.tokens:,} tokens, stacks of {loaded.execution.stack})\n"
+        f"{wanted} proxies on {workers}: about [bold]{minutes:.1f} minutes[/] of training, and up to a fifth more for the rest",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,92 @@
+"""``regmix-active run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from regmix_active.cli.common import console, given, parse_target
+
+
+@click.command()
+@click.option("--config", default="embedded", metavar="NAME|FILE", help="Preset or YAML file.  [default: embedded]")
+@click.option("--budget", type=click.IntRange(min=1), help="Completed proxies in the whole study.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NAME]")
+@click.option("--name", help="Name of the study.")
+@click.option("--storage", metavar="URL", help="Optuna storage of the study.  [default: sqlite in the run folder]")
+@click.option("--target", metavar="SPEC", help="mean, a domain, or weights: books=0.7,code=0.3.")
+@click.option("--surrogate", metavar="NAME", help="gp or lightgbm.")
+@click.option("--strategy", metavar="NAME|FILE.py:CLASS", help="Chooses the mixtures. A file named here is executed.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("--workers", type=click.IntRange(min=0), help="Worker processes; 0: one per GPU or CPU core.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key, such as proxy.tokens=400000. Repeatable."
+)
+@click.option("--verify", "prove", is_flag=True, help="Then train the found mixture and its rivals with fresh seeds.")
+def command(
+    config: str,
+    budget: int | None,
+    out: Path | None,
+    name: str | None,
+    storage: str | None,
+    target: str | None,
+    surrogate: str | None,
+    strategy: str | None,
+    seed: int | None,
+    workers: int | None,
+    settings: tuple[str, ...],
+    prove: bool,
+) -> None:
+    """Find a mixture: train proxies, round by round, until BUDGET of them are in the study.
+
+    Without options it mixes the embedded corpus. A study that is in the run folder is continued: the same command after Ctrl-C,
+    a crash or with a larger budget goes on where it stopped, and changes that would mix unlike runs are refused.
+
+    \b
+      regmix-active run --budget 64 --verify
+      regmix-active run --config mine.yaml --budget 128 --target books
+      regmix-active run --strategy my_strategy.py:Curious
+    """
+    from regmix_active.config.load import load_config, parse_override
+
+    overrides = dict(parse_override(text) for text in settings)
+    overrides |= given(
+        {
+            "search.budget": budget,
+            "name": name,
+            "study.storage": storage,
+            "target": parse_target(target),
+            "search.surrogate": surrogate,
+            "search.strategy": strategy,
+            "seed": seed,
+            "execution.workers": workers,
+        }
+    )
+    loaded = load_config(config, overrides.items())
+
+    # After the configuration is known to be good: these load torch.
+    from regmix_active.report.console import LiveView, mixture_table, prediction_table
+    from regmix_active.search.active import ActiveSearch
+    from regmix_active.study.storage import public_url
+
+    screen = console()
+    with LiveView(screen) as view:
+        search = ActiveSearch(loaded, out=out, observer=view)
+        screen.print(f"study [bold]{loaded.config.name}[/] in {public_url(search.storage)}", highlight=False, soft_wrap=True)
+        try:
+            found = search.run()
+        except KeyboardInterrupt:
+            screen.print(
+                "[yellow]stopped.[/] Every finished proxy is in the study; only those in training are lost. "
+                "Continue with the same command.",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise
+    screen.print(mixture_table(found), prediction_table(found), sep="\n")
+    screen.print(f"mixture: {search.folder.mixture}\nproxies: {search.folder.trials}", highlight=False, soft_wrap=True)
+    if prove:
+        from regmix_active.cli.verify import show_verification
+
+        show_verification(search, found, screen)

@@ -1,0 +1,49 @@
+"""``regmix-active status``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from regmix_active.cli.common import console, load_run, run_argument, storage_option
+
+
+@click.command()
+@run_argument
+@storage_option
+def command(run: Path, storage: str | None) -> None:
+    """How far RUN is: proxies by state, rounds, the best target so far and its mixture."""
+    from optuna.trial import TrialState
+    from rich.table import Table
+
+    from regmix_active.report.console import shares_text
+    from regmix_active.search.active import ActiveSearch
+    from regmix_active.study.record import duration
+    from regmix_active.study.storage import public_url
+    from regmix_active.study.target import Target
+
+    loaded = load_run(run, {"study.storage": storage})
+    search = ActiveSearch(loaded, out=run)
+    record = search.open_record()
+    history = record.history(Target.parse(loaded.config.target, record.meaning.loss_names))
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("study", f"{record.study.study_name} in {public_url(search.storage)}")
+    budget = loaded.config.search.budget
+    states = ", ".join(
+        f"{record.count(state)} {word}"
+        for state, word in ((TrialState.COMPLETE, "completed"), (TrialState.RUNNING, "planned"), (TrialState.FAIL, "failed"))
+    )
+    table.add_row("proxies", f"{states}; the budget is {budget}")
+    table.add_row("rounds", str(len(record.rounds())))
+    table.add_row("time", str(duration(record.trials())).split(".")[0])
+    table.add_row("target", history.target.describe())
+    if len(history):
+        table.add_row("best trained", f"{history.values.min():.4f} nats per token (slot {history.slots[history.best]})")
+        table.add_row("its mixture", shares_text(history.space.as_dict(history.mixtures[history.best])))
+    missing = budget - len(history)
+    again = f"regmix-active run --config {search.folder.config} --out {run}"
+    table.add_row(
+        "next", f"{missing} proxies missing: {again}" if missing > 0 else f"done; the mixture is in {search.folder.mixture}"
+    )
+    console().print(table, highlight=False, soft_wrap=True)

@@ -1,0 +1,49 @@
+"""``regmix-active verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from regmix_active.cli.common import console, load_run, run_argument, storage_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from regmix_active.recommend.simulate import Recommendation
+    from regmix_active.search.active import ActiveSearch
+
+
+@click.command()
+@run_argument
+@click.option("--seeds", type=click.IntRange(min=2), help="Fresh seeds per mixture.  [default: verify.seeds]")
+@click.option("--workers", type=click.IntRange(min=0), help="Worker processes; 0: one per GPU or CPU core.")
+@storage_option
+def command(run: Path, storage: str | None, seeds: int | None, workers: int | None) -> None:
+    """Prove it: train the found, the natural, the uniform and the best trained mixture of RUN with fresh seeds.
+
+    Prints their true targets with standard errors and a verdict; all seeds are new, so that luck in the search does not count.
+    """
+    from regmix_active.search.active import ActiveSearch
+
+    loaded = load_run(run, {"study.storage": storage, "verify.seeds": seeds, "execution.workers": workers})
+    search = ActiveSearch(loaded, out=run)
+    show_verification(search, search.recommend(), console())
+
+
+def show_verification(search: ActiveSearch, found: Recommendation, screen: Console) -> None:
+    """Verify with a live view, then print the table and the verdict."""
+    from regmix_active.report.console import LiveView, verification_table
+
+    with LiveView(screen) as view:
+        search.observer = view
+        view.verifying(4 * search.config.verify.seeds)
+        try:
+            verification = search.verify(found)
+        except KeyboardInterrupt:
+            screen.print(f"[yellow]stopped.[/] Continue with: regmix-active verify {search.folder.path}", highlight=False)
+            raise
+    screen.print(verification_table(verification))
+    screen.print(verification.verdict, style="green" if verification.passed else "yellow", highlight=False)

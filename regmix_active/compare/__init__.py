@@ -1,0 +1,1 @@
+"""Found mixtures against others, trained and scored side by side."""

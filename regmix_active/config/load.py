@@ -1,0 +1,241 @@
+"""From a YAML file, or the name of a preset, to a :class:`RunConfig`; every fault is named with file, line, key and remedy.
+
+Files are YAML 1.2 (``no`` is a string, ``1e-3`` a number) without custom tags; duplicate keys are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from regmix_active.config.schema import RunConfig
+from regmix_active.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A validated configuration and where it came from.
+
+    Attributes:
+        config: The configuration, overrides applied, paths made absolute (relative ones start from the file's folder).
+        origin: What to call it in messages: a file, or a preset's name.
+    """
+
+    config: RunConfig
+    origin: str
+
+
+def presets() -> tuple[str, ...]:
+    """Names of the configurations that come with the package."""
+    folder = resources.files("regmix_active.configs")
+    return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
+
+
+def preset_text(name: str) -> str:
+    """The commented YAML of one preset."""
+    return (resources.files("regmix_active.configs") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_config(source: str | Path = "embedded", overrides: Iterable[tuple[str, Any]] = ()) -> LoadedConfig:
+    """Load a configuration.
+
+    Args:
+        source: A YAML file, or the name of a preset (see :func:`presets`).
+        overrides: Pairs of a dotted key and its value, such as ``("search.budget", 512)``; they win over the file.
+
+    Raises:
+        ConfigError: If the file cannot be read, is not YAML, or does not fit the schema.
+    """
+    path = Path(source)
+    if isinstance(source, str) and source in presets() and not path.is_file():
+        text, origin, base_dir = preset_text(source), f"preset {source}", Path.cwd()
+    else:
+        text, origin, base_dir = _read(path), str(path), path.resolve().parent
+    data, tree = _parse(text, origin)
+    given = list(overrides)
+    for key, value in given:
+        _assign(data, key, value)
+    try:
+        config = RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, data, origin, tree, {key for key, _ in given})) from None
+    return LoadedConfig(_absolute_paths(config, base_dir), origin)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"search.budget=512"`` as a key and a YAML value.
+
+    Raises:
+        ConfigError: If there is no ``=``, or the value is not YAML.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {text}: write KEY=VALUE, for example --set search.batch_size=16")
+    try:
+        return key.strip(), YAML(typ="safe", pure=True).load(value)
+    except YAMLError as error:
+        raise ConfigError(f"--set {text}: the value is not YAML ({_first_line(error)})") from None
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML, every key written out."""
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.default_flow_style = False
+    stream = io.StringIO()
+    yaml.dump(config.model_dump(mode="json"), stream)
+    return stream.getvalue()
+
+
+def _absolute_paths(config: RunConfig, base_dir: Path) -> RunConfig:
+    corpus = config.corpus
+    domains = corpus.domains and {
+        name: domain.model_copy(update={"path": _absolute(domain.path, base_dir)}) for name, domain in corpus.domains.items()
+    }
+    file = corpus.tokenizer.file
+    tokenizer = corpus.tokenizer.model_copy(update={"file": _absolute(file, base_dir)})
+    return config.model_copy(update={"corpus": corpus.model_copy(update={"domains": domains, "tokenizer": tokenizer})})
+
+
+def _absolute(path: str | tuple[str, ...] | None, base_dir: Path) -> str | tuple[str, ...] | None:
+    if path is None or isinstance(path, str):
+        return path and str(base_dir / Path(path).expanduser())
+    return tuple(str(base_dir / Path(one).expanduser()) for one in path)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        close = difflib.get_close_matches(str(path), presets(), n=1)
+        hint = f"did you mean the preset {close[0]!r}?" if close else f"presets are: {', '.join(presets())}"
+        raise ConfigError(f"{path}: no such configuration file; {hint}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+
+
+def _parse(text: str, origin: str) -> tuple[dict[str, Any], Node | None]:
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        tree = yaml.compose(text)
+        data = yaml.load(text)
+    except MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = (error.problem or "cannot be parsed").splitlines()[0]
+        raise ConfigError(f"{origin}{line}: not a valid configuration: {problem}") from None
+    except (YAMLError, ValueError) as error:
+        raise ConfigError(f"{origin}: not valid YAML: {_first_line(error)}") from None
+    if data is None:
+        return {}, None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{origin}: the top level must be keys and values, such as 'name: books', not {type(data).__name__}")
+    return data, tree
+
+
+def _assign(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    place = data
+    for parent in parents:
+        inner = place.get(parent)
+        if not isinstance(inner, dict):
+            inner = place[parent] = {}
+        place = inner
+    place[last] = value
+
+
+def _explain(error: ValidationError, data: dict[str, Any], origin: str, tree: Node | None, overridden: set[str]) -> str:
+    faults: dict[tuple[int | str, ...], list[str]] = {}
+    for fault in error.errors(include_url=False):
+        location = _location(fault["loc"], data)
+        texts = faults.setdefault(location, [])
+        if fault["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            close = difflib.get_close_matches(str(location[-1]), known, n=1)
+            text = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(known)}"
+        elif fault["type"] == "model_type":
+            text = f"write its keys below it, or leave it out (got {fault['input']!r})"
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            text = f"{message[0].lower()}{message[1:]}"
+            if not texts and not isinstance(fault["input"], dict | BaseModel):
+                text += f" (got {fault['input']!r})"
+        if fault["type"] == "extra_forbidden":
+            texts.append(f"unknown key '{_dotted(location)}'; {text}")
+        elif texts:
+            texts.append(text)  # another kind of value that would have done
+        else:
+            texts.append(f"key '{_dotted(location)}': {text}" if location else text)
+    lines = []
+    for location, texts in faults.items():
+        # Of the kinds of value that a key takes, the one that failed deepest is the one that was meant.
+        if any(len(other) > len(location) and other[: len(location)] == location for other in faults):
+            continue
+        key = _dotted(location)
+        ours = any(f"{key}.".startswith(f"{given}.") or given.startswith(f"{key}.") for given in overridden)
+        where = "command line" if ours else f"{origin}{_line(tree, location)}"
+        lines.append(f"{where}: {'; or: '.join(texts)}")
+    return "\n".join(lines)
+
+
+def _dotted(location: Sequence[int | str]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _location(location: Sequence[int | str], data: Any) -> tuple[int | str, ...]:
+    """The parts of an error's location that are keys of the data; the others name kinds of value that were tried."""
+    kept: list[int | str] = []
+    for part in location:
+        if isinstance(data, dict) and (found := next((key for key in data if str(key) == str(part)), None)) is not None:
+            kept.append(part)
+            data = data[found]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            kept.append(part)
+            data = data[part]
+    return tuple(kept)
+
+
+def _known_keys(location: Sequence[int | str]) -> list[str]:
+    from regmix_active.config.schema import DomainConfig
+
+    if tuple(location[:2]) == ("corpus", "domains"):
+        return list(DomainConfig.model_fields)
+    model: type[BaseModel] = RunConfig
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)
+
+
+def _line(node: Node | None, location: Sequence[int | str]) -> str:
+    """``:LINE`` of the deepest part of a key that the file holds."""
+    line = None
+    for part in location:
+        if isinstance(node, MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line
+        else:
+            break
+    return "" if line is None else f":{line + 1}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,253 @@
+"""The schema of a run: every key, its unit and its default, documented once.
+
+The docstring under a field is its documentation everywhere: in ``regmix-active init``, in the errors and in the reference.
+Unknown keys are refused; :mod:`regmix_active.config.load` adds the file, the line and the closest known key to the message.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A frozen group of keys that refuses unknown ones."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class DomainConfig(Section):
+    """One pool of text whose share of the training tokens is to be chosen."""
+
+    path: str | tuple[str, ...] | None = None
+    """Files, globs or folders (.jsonl, .json, .txt, .md, .parquet, .csv, also .gz), relative to the configuration file."""
+
+    dataset: str | None = None
+    """Instead of `path`: a dataset of the Hugging Face hub, loaded with `datasets.load_dataset` in streaming mode."""
+
+    subset: str | None = None
+    """Configuration name of the hub dataset."""
+
+    split: str = "train"
+    """Split of the hub dataset."""
+
+    text_key: str = "text"
+    """Field (jsonl, csv, parquet, hub) that holds a document's text."""
+
+    natural_share: Share | None = None
+    """Share of this domain in the mixture you would use today; all domains or none (default: shares of the token counts)."""
+
+    max_documents: Positive | None = None
+    """Read at most so many documents."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.path is None) == (self.dataset is None):
+            raise ValueError("needs exactly one of `path` (your files) and `dataset` (a hub dataset)")
+        return self
+
+
+class TokenizerConfig(Section):
+    """How text becomes tokens."""
+
+    vocab_size: Annotated[int, Field(ge=300, le=65_535)] = 1024
+    """Vocabulary of the byte-level BPE that is trained on equal shares of all domains."""
+
+    file: str | None = None
+    """Instead of training one: a `tokenizer.json` of the `tokenizers` library, relative to the configuration file."""
+
+
+class CorpusConfig(Section):
+    """The text: which domains, how it is split and tokenised."""
+
+    domains: dict[str, DomainConfig] | None = None
+    """Your domains by name; leave out for the embedded corpus (text that comes with every Python installation)."""
+
+    tokenizer: TokenizerConfig = TokenizerConfig()
+
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    """Share of each domain's text held out for validation: whole documents, or the end of each where there are few."""
+
+    max_document_bytes: Annotated[int, Field(ge=256)] = 20_000
+    """Longer documents are cut into pieces of at most this size; the pieces stay on one side of the split."""
+
+    on_bad_line: Literal["error", "skip"] = "error"
+    """What to do with a broken or non-UTF-8 line: stop and name it, or skip, count and report."""
+
+    @field_validator("domains")
+    @classmethod
+    def _domains(cls, domains: dict[str, DomainConfig] | None) -> dict[str, DomainConfig] | None:
+        if domains is None:
+            return None
+        if len(domains) < 2:
+            raise ValueError("a mixture needs at least two domains")
+        for name in domains:
+            if not name or name != name.strip() or "/" in name:
+                raise ValueError(f"domain name {name!r}: use a non-empty name without '/' and outer blanks")
+        shares = [domain.natural_share for domain in domains.values()]
+        given = [share for share in shares if share is not None]
+        if given and len(given) < len(shares):
+            missing = ", ".join(name for name, domain in domains.items() if domain.natural_share is None)
+            raise ValueError(f"natural_share is given for some domains only; add it for {missing}, or leave it out everywhere")
+        if given and abs(sum(given) - 1) > 1e-3:
+            raise ValueError(f"the natural shares sum to {sum(given):.6g}, not to 1; divide each by {sum(given):.6g}")
+        return domains
+
+
+class ProxyConfig(Section):
+    """One proxy: a small Llama-style decoder and its training."""
+
+    layers: Positive = 1
+    """Decoder layers."""
+
+    width: Positive = 32
+    """Model width (embedding size)."""
+
+    heads: Positive = 2
+    """Attention heads; divides `width` into even head sizes."""
+
+    ffn: Positive = 96
+    """Hidden size of the SwiGLU feed-forward layer."""
+
+    context: Annotated[int, Field(ge=8)] = 64
+    """Tokens in a training block."""
+
+    batch_size: Positive = 8
+    """Blocks in one optimiser step."""
+
+    tokens: Positive = 400_000
+    """Training tokens of one proxy."""
+
+    embedding_std: Annotated[float, Field(gt=0)] = 0.25
+    """Standard deviation of the initial embedding, which is also the output head. Short trainings at a high learning rate want it
+    large: at the customary 0.02 the default proxy ends 0.2 nats higher, and four times as noisy between seeds."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1.6e-2
+    """Peak learning rate (AdamW)."""
+
+    final_learning_rate: Share = 0.1
+    """Learning rate at the end of the cosine decay, as a share of the peak."""
+
+    warmup: Share = 0.05
+    """Share of the steps with linear warm-up."""
+
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    """AdamW weight decay, on matrices only."""
+
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW decay of the first moment."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """AdamW decay of the second moment."""
+
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Gradient norm at which one proxy's gradient is clipped."""
+
+    validation_tokens: Positive = 4_096
+    """Validation tokens per domain that every proxy is scored on (the domain's own number if it has fewer)."""
+
+    common_random_numbers: bool = True
+    """Train all proxies of a study from the same initial weights and block order, so that their losses differ by mixture only."""
+
+    @model_validator(mode="after")
+    def _shape(self) -> Self:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 2 x heads ({2 * self.heads}): rotary heads have even size")
+        if self.tokens < self.context * self.batch_size:
+            raise ValueError(f"tokens ({self.tokens}) is less than one step of batch_size x context tokens")
+        return self
+
+
+class ExecutionConfig(Section):
+    """Where proxies train."""
+
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Worker processes, one thread each on CPU; 0 means one per GPU, or one per CPU core."""
+
+    stack: Positive = 2
+    """Proxies that one worker trains at once as one stacked model. More of them save little on a CPU core and leave cores idle in
+    small rounds; a GPU wants many."""
+
+
+class SearchConfig(Section):
+    """The loop: how many proxies, and who chooses them."""
+
+    budget: Positive = 64
+    """Completed proxy runs in the whole study, over all restarts."""
+
+    initial: Annotated[int, Field(ge=2)] = 16
+    """Proxies in the initial Dirichlet batch, sampled as RegMix does."""
+
+    batch_size: Positive | Literal["auto"] = "auto"
+    """Proxies per round; `auto`: a quarter of the runs so far, between 8 and 64."""
+
+    strategy: str = "expected-improvement"
+    """A name from `regmix-active strategies`, or `path/to/file.py:Name` (code that runs because you name it here)."""
+
+    strategy_options: dict[str, float | int | str | bool] = {}
+    """Fields of the strategy."""
+
+    surrogate: str = "gp"
+    """What predicts losses from mixtures: `gp` (Gaussian process) or `lightgbm`."""
+
+    max_failures: Positive = 8
+    """End the search after so many proxies that diverged or crashed in a row."""
+
+
+class RecommendConfig(Section):
+    """The answer: simulate the simplex, average the best."""
+
+    simulations: Annotated[int, Field(ge=1000)] = 100_000
+    """Mixtures simulated through the surrogate."""
+
+    top_k: Positive = 128
+    """Best simulated mixtures that are averaged."""
+
+
+class VerifyConfig(Section):
+    """The proof: fresh trainings of the found mixture and of those it must beat."""
+
+    seeds: Annotated[int, Field(ge=2)] = 8
+    """Fresh seeds per mixture."""
+
+
+class StudyConfig(Section):
+    """The memory: where every run is kept."""
+
+    storage: str | None = None
+    """Optuna storage URL; default: SQLite in the run folder (`study.db`)."""
+
+
+class RunConfig(Section):
+    """Everything that one search needs. Every key has a default; an empty file is a valid configuration."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "search"
+    """Name of the study, and of its folder below `runs/`."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of everything random in the study."""
+
+    target: Literal["mean"] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = "mean"
+    """What is minimised: `mean` of all domain losses, or weights over them, such as `{books: 1}` (scaled to sum to one)."""
+
+    score_only: tuple[str, ...] = ()
+    """Domains that every proxy is scored on but never trained on: text like that of the final use. Usually the target."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    search: SearchConfig = SearchConfig()
+    recommend: RecommendConfig = RecommendConfig()
+    verify: VerifyConfig = VerifyConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    study: StudyConfig = StudyConfig()
+
+    @field_validator("target")
+    @classmethod
+    def _target(cls, target: str | dict[str, float]) -> str | dict[str, float]:
+        if isinstance(target, dict) and sum(target.values()) <= 0:
+            raise ValueError("a target needs at least one weight above zero")
+        return target

@@ -1,0 +1,129 @@
+"""The devices of this machine: one process per GPU, or one single-threaded process per CPU core.
+
+At proxy size a thread pool inside torch gains nothing, and one process per core doubles the throughput of the machine.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pebble import ProcessExpired, ProcessPool
+
+from regmix_active.errors import ProxyError
+from regmix_active.execution.worker import call, prepare
+
+Task = Callable[[str, str], None]
+"""What a worker does with a job file: ``task(path, device)``."""
+
+
+def usable_cores() -> int:
+    """CPU cores that this process may use (its affinity, not the machine's count)."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
+
+
+def local_devices(workers: int = 0) -> list[str]:
+    """Torch device of each worker: all GPUs, or as many times ``cpu`` as there are cores.
+
+    Args:
+        workers: Another number of workers; GPUs are then shared in turn. 0 chooses.
+    """
+    import torch
+
+    gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if gpus:
+        return [gpus[i % len(gpus)] for i in range(workers or len(gpus))]
+    return ["cpu"] * (workers or usable_cores())
+
+
+class LocalExecutor:
+    """A pool of worker processes. A worker that dies takes only its own job with it and is replaced."""
+
+    def __init__(self, task: Task, devices: Sequence[str]) -> None:
+        """Prepare the pool; processes start with the first job.
+
+        Args:
+            task: A function at the top level of a module.
+            devices: One torch device per worker; a job gets the device that has been free for longest.
+
+        :meth:`submit` and :meth:`poll` raise :class:`ProxyError` once workers cannot start at all.
+        """
+        # Spawned, not forked: the parent has threads (torch, the live view) that a fork would copy in an unknown state.
+        self._pool = ProcessPool(
+            max_workers=len(devices),
+            context=multiprocessing.get_context("spawn"),
+            initializer=prepare,
+            initargs=(os.getpid(),),
+        )
+        self._task = task
+        self._free = deque(devices)
+        self._queue: deque[Path] = deque()
+        self._running: dict[Future[None], tuple[Path, str]] = {}
+
+    def submit(self, job: Path) -> None:
+        """See :meth:`Executor.submit`."""
+        self._queue.append(job)
+        self._dispatch()
+
+    def poll(self) -> list[tuple[Path, str | None]]:
+        """See :meth:`Executor.poll`."""
+        # A bounded wait, so that a signal is answered at once even where a lock would not be interrupted.
+        ended: set[Future[None]] = set()
+        while self._running and not ended:
+            ended, _ = concurrent.futures.wait(self._running, timeout=1.0, return_when=FIRST_COMPLETED)
+        reports = []
+        for future in ended:
+            job, device = self._running.pop(future)
+            self._free.append(device)
+            reports.append((job, _reason(future)))
+        self._dispatch()
+        return reports
+
+    def cancel(self, job: Path) -> None:
+        """See :meth:`Executor.cancel`."""
+        if job in self._queue:
+            self._queue.remove(job)
+        for future in [future for future, (path, _) in self._running.items() if path == job]:
+            _, device = self._running.pop(future)
+            future.cancel()
+            self._free.append(device)
+
+    def _dispatch(self) -> None:
+        while self._free and self._queue:
+            job, device = self._queue.popleft(), self._free.popleft()
+            try:
+                self._running[self._pool.schedule(call, args=(self._task, str(job), device))] = (job, device)
+            except RuntimeError as error:  # the pool has given up
+                raise ProxyError(
+                    f"worker processes end before they take a job ({error}). A script of yours must start its search below "
+                    "`if __name__ == '__main__':`, because workers import it. What finished is kept; running again continues"
+                ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+
+def _reason(future: Future[None]) -> str | None:
+    try:
+        error = future.exception()
+    except CancelledError:
+        return "cancelled"
+    if error is None:
+        return None
+    if isinstance(error, ProcessExpired):
+        return f"its process died (exit code {error.exitcode}; -9 is often a lack of memory)"
+    return f"{type(error).__name__}: {error}"

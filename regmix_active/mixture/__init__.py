@@ -1,0 +1,1 @@
+"""What a mixture is: the feasible set, and designs that sample it."""

@@ -1,0 +1,99 @@
+"""Designs: sets of mixtures chosen without looking at any loss.
+
+References:
+    [1] Liu et al., RegMix: Data Mixture as Regression for Language Model Pre-training, arXiv 2407.01492, section 3.1 and the
+        published mixture generator.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from regmix_active.errors import StrategyError
+from regmix_active.mixture.space import Mixtures, MixtureSpace
+
+STRENGTHS = np.geomspace(0.1, 5.0, 15)
+"""Concentrations of RegMix's Dirichlet draws: from nearly one domain at a time to nearly the prior."""
+
+GRAIN = 2e-4
+"""Smallest weight; all weights are multiples of it."""
+
+MAX_USAGE = 15.0
+"""No weight exceeds this multiple of the domain's natural share."""
+
+
+def regmix_design(space: MixtureSpace, n: int, rng: np.random.Generator, *, oversample: int = 100) -> Mixtures:
+    """The initial batch, sampled as RegMix does [1].
+
+    The natural mixture is flattened by a square root; each draw is Dirichlet(prior x strength) with one of 15 strengths at
+    random; draws with a weight above ``min(15 x natural, 1)`` are dropped; weights below 2e-4 become zero, the rest are rounded
+    to multiples of 2e-4; near duplicates (L1 below 1e-5) are dropped; `n` of the `oversample` x `n` that remain are chosen.
+
+    Returns:
+        Mixtures, shape ``(n, d)``.
+
+    Raises:
+        StrategyError: If the cap leaves too little room to draw from.
+    """
+    prior = np.sqrt(space.natural)
+    prior /= prior.sum()
+    cap = np.minimum(MAX_USAGE * space.natural, 1.0)
+    wanted = n * oversample
+    kept: list[Mixtures] = []
+    for _ in range(50):
+        strengths = rng.choice(STRENGTHS, size=(wanted, 1))
+        draws = space.dirichlet(wanted, prior * strengths, rng)
+        kept.append(draws[(draws <= cap).all(axis=1)])
+        if sum(map(len, kept)) >= wanted:
+            break
+    draws = round_to_grain(space, np.concatenate(kept)[:wanted])
+    # Rounded weights are multiples of the grain, so equal cells are what L1 < 1e-5 finds.
+    _, first = np.unique(np.rint(draws / GRAIN).astype(np.int64), axis=0, return_index=True)
+    draws = draws[np.sort(first)]
+    if len(draws) < n:
+        raise StrategyError(
+            f"only {len(draws)} of {n} initial mixtures fit below {MAX_USAGE:g} x the natural shares; "
+            "give less extreme natural shares (corpus.domains.*.natural_share)"
+        )
+    return draws[rng.choice(len(draws), size=n, replace=False)]
+
+
+def round_to_grain(space: MixtureSpace, mixtures: Mixtures) -> Mixtures:
+    """Zero weights below :data:`GRAIN`, round the rest to multiples of it, renormalise."""
+    rows = space.project(np.where(mixtures < GRAIN, 0.0, mixtures))
+    return space.project(np.rint(rows / GRAIN) * GRAIN)
+
+
+def around(space: MixtureSpace, centres: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
+    """Mixtures near given ones: Dirichlet draws of mixed tightness, a part of them on the centre's faces.
+
+    A third keeps the centre's zeros, a third may leave them, and a third has a random half of the small weights set to zero, so
+    that the optimum is approached from inside and along the faces.
+
+    Returns:
+        Mixtures, shape ``(n, d)``.
+    """
+    chosen = centres[rng.integers(len(centres), size=n)]
+    tightness = np.exp(rng.uniform(np.log(10.0), np.log(2000.0), size=(n, 1)))
+    kind = rng.integers(3, size=(n, 1))
+    base = np.where(kind == 0, chosen, 0.97 * chosen + 0.03 * space.uniform)
+    drop = (kind == 2) & (chosen < 0.5 / space.dim) & (rng.random(chosen.shape) < 0.5)
+    base = space.project(np.where(drop, 0.0, base))
+    return space.dirichlet(n, base * tightness, rng)
+
+
+def between(space: MixtureSpace, centres: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
+    """Random points on the segments between given mixtures, shape ``(n, d)``."""
+    a, b = centres[rng.integers(len(centres), size=n)], centres[rng.integers(len(centres), size=n)]
+    t = rng.random((n, 1))
+    return space.project(t * a + (1 - t) * b)
+
+
+def spread(space: MixtureSpace, n: int, rng: np.random.Generator) -> Mixtures:
+    """Mixtures all over the simplex: Dirichlet draws around the flattened natural mixture and around the uniform one, from
+    single domains to near the centre, shape ``(n, d)``.
+    """
+    prior = np.sqrt(space.natural)
+    centre = np.where(rng.random((n, 1)) < 0.5, prior / prior.sum(), space.uniform)
+    strength = np.exp(rng.uniform(np.log(0.3), np.log(20.0 * space.dim), size=(n, 1)))
+    return space.dirichlet(n, centre * strength, rng)

@@ -1,0 +1,81 @@
+"""What is asked of a proxy, what it answers, and who may answer.
+
+The seam of the proxy room: the search knows these three names and nothing below them. A runner may train a stacked swarm,
+start the user's own command or look losses up in a recorded table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ProxyRequest:
+    """One proxy to train.
+
+    Attributes:
+        slot: Position in the study; unique, and the only name under which the result is handed back.
+        weights: Mixture, shape ``(d,)``, in the order of the runner's domains.
+        init_seed: Seed of the initial weights.
+        data_seed: Seed of the order of domains and blocks.
+    """
+
+    slot: int
+    weights: NDArray[np.float64]
+    init_seed: int
+    data_seed: int
+
+
+@dataclass(frozen=True)
+class ProxyResult:
+    """What one proxy showed.
+
+    Attributes:
+        slot: The request's slot.
+        losses: Mean validation cross-entropy per domain, nats per token; empty when the proxy failed.
+        bits_per_byte: The same losses in bits per byte of text, comparable across tokenizers.
+        tokens: Tokens trained on.
+        seconds: Its share of the stack's wall-clock time.
+        failure: Why there are no losses (diverged, crashed), or None.
+        shares: Realised share of the training tokens per domain.
+    """
+
+    slot: int
+    losses: Mapping[str, float]
+    bits_per_byte: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    seconds: float = 0.0
+    failure: str | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+
+class ProxyRunner(Protocol):
+    """Turns mixtures into losses. Knows no surrogate, no strategy and no study."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the domains, in the order of a request's weights."""
+        ...
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the losses that every successful result carries."""
+        ...
+
+    def run(self, requests: Sequence[ProxyRequest], known: Collection[int] = ()) -> Generator[ProxyResult, None, None]:
+        """Train the requested proxies and yield each result as it is known, in any order, each slot at most once.
+
+        A proxy that fails yields a result with :attr:`ProxyResult.failure`; the runner raises only when nothing more can run.
+        Closing the iterator abandons what is in flight.
+
+        Args:
+            requests: A whole round.
+            known: Slots whose results are recorded already. They need no training, but tell the runner the whole round, so that
+                it can give the others the same company as the first time.
+        """
+        ...

@@ -1,0 +1,139 @@
+"""A proxy job: one stack of proxies as a file, and the pure function that turns it into a result file.
+
+The function knows nothing of studies and surrogates. It writes its result atomically, and running it again gives the same bytes
+or, if the result is there, nothing to do. So a job may be repeated, moved to another machine or collected after a crash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regmix_active.config.schema import ProxyConfig
+from regmix_active.errors import ProxyError
+from regmix_active.proxy.base import ProxyRequest, ProxyResult
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ProxyJob:
+    """One stack of proxies to train.
+
+    Attributes:
+        requests: What each proxy of the stack trains.
+        proxy: Shape and training of all of them.
+        store: Folder of the token store.
+        fingerprint: Fingerprint that store must have.
+    """
+
+    requests: tuple[ProxyRequest, ...]
+    proxy: ProxyConfig
+    store: Path
+    fingerprint: str
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that the result depends on; names the job's files."""
+        content = self._content()
+        del content["store"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def result_path(self, folder: Path) -> Path:
+        """Where the job's result is, or will be."""
+        return folder / f"{self.key}.result.json"
+
+    def write(self, folder: Path) -> Path:
+        """Write the job file into `folder` and return its path."""
+        path = folder / f"{self.key}.job.json"
+        _write_atomically(path, self._content())
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> ProxyJob:
+        """The job that a file describes."""
+        content = json.loads(path.read_text(encoding="utf-8"))
+        requests = tuple(
+            ProxyRequest(r["slot"], np.array(r["weights"], dtype=np.float64), r["init_seed"], r["data_seed"])
+            for r in content["requests"]
+        )
+        return cls(requests, ProxyConfig.model_validate(content["proxy"]), Path(content["store"]), content["fingerprint"])
+
+    def _content(self) -> dict[str, Any]:
+        requests = [
+            {"slot": r.slot, "weights": r.weights.tolist(), "init_seed": r.init_seed, "data_seed": r.data_seed}
+            for r in self.requests
+        ]
+        return {
+            "format": FORMAT,
+            "requests": requests,
+            "proxy": self.proxy.model_dump(),
+            "fingerprint": self.fingerprint,
+            "store": str(self.store),
+        }
+
+
+def run_job(path: str, device: str) -> None:
+    """Train the stack of a job file and write its result file beside it.
+
+    Raises:
+        ProxyError: If the token store is not the one that the job was made for.
+    """
+    # Imported here, so that naming the function (as the pool does in every process) does not load torch.
+    from regmix_active.corpus.store import TokenStore
+    from regmix_active.proxy.train import train_stack
+
+    job = ProxyJob.read(Path(path))
+    result = job.result_path(Path(path).parent)
+    if read_results(result) is not None:
+        return
+    store = TokenStore.open(job.store)
+    if store.fingerprint != job.fingerprint:
+        raise ProxyError(f"{job.store}: the tokens changed after {path} was written; run the search again to rebuild them")
+    write_results(result, train_stack(store, job.proxy, job.requests, device))
+
+
+def write_results(path: Path, results: Sequence[ProxyResult]) -> None:
+    """Write results so that the file is whole or absent, also after a power cut."""
+    body = [asdict(result) for result in results]
+    _write_atomically(path, {"format": FORMAT, "sha256": _digest(body), "results": body})
+
+
+def read_results(path: Path) -> list[ProxyResult] | None:
+    """The results in a file, or None if there is no intact one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        intact = content["format"] == FORMAT and content["sha256"] == _digest(content["results"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return [ProxyResult(**entry) for entry in content["results"]] if intact else None
+
+
+def _digest(body: Any) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _write_atomically(path: Path, content: Any) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,154 @@
+"""Runners: who turns mixtures into losses. The swarm trains stacks of proxies on an executor; a function is for tests and toys."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regmix_active.config.schema import ProxyConfig
+from regmix_active.corpus.store import TokenStore
+from regmix_active.errors import ConfigError, ProxyError
+from regmix_active.execution.base import Executor
+from regmix_active.proxy.base import ProxyRequest, ProxyResult
+from regmix_active.proxy.job import ProxyJob, read_results
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 2
+"""How often a job whose process died is tried before its proxies count as failed."""
+
+
+class SwarmRunner:
+    """Trains proxies as stacks, one job file per stack, wherever the executor has room.
+
+    How requests are stacked depends on the requests alone, never on which of them are finished or how many workers there are:
+    a proxy trained again after a crash has the same company, and so the same bits.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        proxy: ProxyConfig,
+        stack: int,
+        executor: Executor,
+        folder: Path,
+        score_only: Collection[str] = (),
+    ) -> None:
+        """Bind the runner to its tokens and its devices.
+
+        Args:
+            store: The tokens.
+            proxy: Shape and training of every proxy.
+            stack: Proxies per job.
+            executor: Where jobs run.
+            folder: Where job and result files are kept.
+            score_only: Domains of the store that are never trained on.
+
+        Raises:
+            ConfigError: If one of them is not in the store, or fewer than two domains remain to be mixed.
+        """
+        self._store, self._proxy, self._stack, self._executor, self._folder = store, proxy, stack, executor, folder
+        for name in score_only:
+            if name not in store.domains:
+                raise ConfigError(f"score_only: unknown domain '{name}'; the domains are: {', '.join(store.domains)}")
+        self._trained = np.array([name not in score_only for name in store.domains])
+        if self._trained.sum() < 2:
+            raise ConfigError("score_only: leaves fewer than two domains to be mixed")
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """See :attr:`ProxyRunner.domains`."""
+        return tuple(name for name, trained in zip(self._store.domains, self._trained, strict=True) if trained)
+
+    @property
+    def natural(self) -> NDArray[np.float64]:
+        """Natural shares of :attr:`domains`, shape ``(d,)``, sum 1."""
+        shares: NDArray[np.float64] = self._store.natural_shares[self._trained]
+        return shares / shares.sum()
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Every domain's own loss, also of those that are only scored."""
+        return self._store.domains
+
+    def jobs(self, requests: Sequence[ProxyRequest]) -> list[ProxyJob]:
+        """The stacks of a round: as few as `stack` allows, of even size, in the order of the slots."""
+        ordered = [self._widened(request) for request in sorted(requests, key=lambda request: request.slot)]
+        parts = np.array_split(np.arange(len(ordered)), -(-len(ordered) // self._stack))
+        return [ProxyJob(tuple(ordered[i] for i in part), self._proxy, self._store.path, self._store.fingerprint) for part in parts]
+
+    def _widened(self, request: ProxyRequest) -> ProxyRequest:
+        """The request with weights for all domains of the store: zero for those that are only scored."""
+        weights = np.zeros(len(self._trained))
+        weights[self._trained] = request.weights
+        return replace(request, weights=weights)
+
+    def run(self, requests: Sequence[ProxyRequest], known: Collection[int] = ()) -> Generator[ProxyResult, None, None]:
+        """See :meth:`ProxyRunner.run`.
+
+        Raises:
+            ProxyError: If the executor cannot run anything at all.
+        """
+        if not requests:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        waiting: dict[Path, ProxyJob] = {}
+        for job in self.jobs(requests):
+            if all(request.slot in known for request in job.requests):
+                continue
+            path = job.write(self._folder)
+            if (results := read_results(job.result_path(self._folder))) is not None:
+                yield from results
+            else:
+                waiting[path] = job
+        tries = dict.fromkeys(waiting, 1)
+        try:
+            for path in waiting:
+                self._executor.submit(path)
+            while waiting:
+                for path, error in self._executor.poll():
+                    job = waiting[path]
+                    results = read_results(job.result_path(self._folder))
+                    if results is None and tries[path] < ATTEMPTS:
+                        log.warning("job %s failed (%s); trying again", path.name, error)
+                        tries[path] += 1
+                        self._executor.submit(path)
+                        continue
+                    if results is None:
+                        log.error("job %s failed %d times: %s", path.name, ATTEMPTS, error)
+                        results = [ProxyResult(request.slot, {}, failure=f"crashed: {error}") for request in job.requests]
+                    del waiting[path]
+                    yield from results
+        finally:
+            for path in waiting:
+                self._executor.cancel(path)
+
+
+class FunctionRunner:
+    """Asks a Python function for the losses of a mixture: for tests, toys and recorded tables."""
+
+    def __init__(self, domains: Sequence[str], losses: Callable[[NDArray[np.float64]], Mapping[str, float]]) -> None:
+        """Wrap a function.
+
+        Args:
+            domains: Names, in the order of the weights that the function gets.
+            losses: From weights, shape ``(d,)``, to one loss per domain; may raise :class:`ProxyError` for a failed proxy.
+        """
+        self.domains = tuple(domains)
+        self.loss_names = tuple(losses(np.full(len(self.domains), 1 / len(self.domains))))
+        self._losses = losses
+
+    def run(self, requests: Sequence[ProxyRequest], known: Collection[int] = ()) -> Generator[ProxyResult, None, None]:
+        """See :meth:`ProxyRunner.run`."""
+        for request in requests:
+            if request.slot in known:
+                continue
+            try:
+                yield ProxyResult(request.slot, dict(self._losses(request.weights)))
+            except ProxyError as error:
+                yield ProxyResult(request.slot, {}, failure=str(error))

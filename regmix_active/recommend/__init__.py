@@ -1,0 +1,1 @@
+"""Belief to mixture: simulate the simplex, average the best."""

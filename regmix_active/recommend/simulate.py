@@ -1,0 +1,142 @@
+"""The answer of a search: many simulated mixtures, the best of them averaged.
+
+References:
+    [1] Liu et al., RegMix, arXiv 2407.01492, section 3.3: 100,000 simulated mixtures, the mean of the best 128.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regmix_active.mixture.designs import around, between, spread
+from regmix_active.mixture.space import Mixtures
+from regmix_active.study.history import History
+from regmix_active.surrogate.base import Surrogate
+
+REFINEMENTS = 3
+"""Times that the neighbourhood of the best simulated mixtures is simulated again."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the surrogate expects of one mixture.
+
+    Attributes:
+        weights: Shape ``(d,)``.
+        mean: Expected target, nats per token.
+        std: Standard deviation of that expectation (doubt about the loss without the noise of seeds).
+        losses: Expected loss per domain, nats per token, shape ``(m,)``.
+        losses_std: Its standard deviation, shape ``(m,)``.
+    """
+
+    weights: NDArray[np.float64]
+    mean: float
+    std: float
+    losses: NDArray[np.float64]
+    losses_std: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The found mixture beside those it should beat.
+
+    Attributes:
+        history: What it was learnt from.
+        surrogate: Name of the surrogate.
+        found: The average of the best simulated mixtures.
+        natural: The mixture that the data has by itself.
+        uniform: Equal weights.
+        best_trained: Mixture of the finished proxy with the smallest target.
+        best_slot: That proxy's slot.
+        best_value: The target that it showed, nats per token.
+        simulated: Number of mixtures simulated.
+        averaged: Number of mixtures averaged.
+    """
+
+    history: History
+    surrogate: str
+    found: Prediction
+    natural: Prediction
+    uniform: Prediction
+    best_trained: Prediction
+    best_slot: int
+    best_value: float
+    simulated: int
+    averaged: int
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The found mixture by domain."""
+        return self.history.space.as_dict(self.found.weights)
+
+
+def recommend(history: History, surrogate: Surrogate, simulations: int, top_k: int, rng: np.random.Generator) -> Recommendation:
+    """Fit the surrogate to all finished proxies, simulate the simplex and average the best mixtures.
+
+    A quarter of the mixtures is drawn around the natural one as RegMix does [1], a quarter all over the simplex, the rest around
+    and between the best trained proxies; then the neighbourhood of the best is simulated again. An active search knows more about
+    that region than a hundred thousand blind draws would hit.
+
+    Args:
+        history: Finished proxies.
+        surrogate: Fitted here.
+        simulations: Number of mixtures of the first pass; the refinements add a half of it together.
+        top_k: Number of mixtures that are averaged.
+        rng: Source of randomness.
+
+    Raises:
+        StudyError: If there are too few finished proxies to fit.
+    """
+    surrogate.fit(history.mixtures, history.losses)
+    space, target = history.space, history.target
+
+    def expected(mixtures: Mixtures) -> NDArray[np.float64]:
+        return target(surrogate.predict(mixtures))
+
+    leaders = history.mixtures[np.argsort(expected(history.mixtures), kind="stable")[:16]]
+    quarter = simulations // 4
+    best = np.concatenate(
+        [
+            space.dirichlet(quarter, space.natural, rng),
+            spread(space, quarter, rng),
+            around(space, leaders, quarter, rng),
+            between(space, leaders, simulations - 3 * quarter, rng),
+        ]
+    )
+    simulated = len(best)
+    values = expected(best)
+    best, values = _smallest(best, values, top_k)
+    for _ in range(REFINEMENTS):
+        near = around(space, best, max(simulations // (2 * REFINEMENTS), top_k), rng)
+        simulated += len(near)
+        best, values = _smallest(np.concatenate([best, near]), np.concatenate([values, expected(near)]), top_k)
+    found = space.project(best.mean(axis=0))[0]
+
+    trained = history.mixtures[history.best]
+    rows = np.stack([found, space.natural, space.uniform, trained])
+    posterior = surrogate.posterior(rows)
+    means, stds = target(posterior.mean), np.sqrt(posterior.variance @ target.weights**2)
+    predictions = [
+        Prediction(row, float(mean), float(std), losses, losses_std)
+        for row, mean, std, losses, losses_std in zip(rows, means, stds, posterior.mean, np.sqrt(posterior.variance), strict=True)
+    ]
+    return Recommendation(
+        history=history,
+        surrogate=surrogate.name,
+        found=predictions[0],
+        natural=predictions[1],
+        uniform=predictions[2],
+        best_trained=predictions[3],
+        best_slot=int(history.slots[history.best]),
+        best_value=float(history.values[history.best]),
+        simulated=simulated,
+        averaged=len(best),
+    )
+
+
+def _smallest(mixtures: Mixtures, values: NDArray[np.float64], k: int) -> tuple[Mixtures, NDArray[np.float64]]:
+    order = np.argsort(values, kind="stable")[:k]
+    return mixtures[order], values[order]

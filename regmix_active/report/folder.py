@@ -1,0 +1,221 @@
+"""The run folder: everything that a search leaves behind.
+
+========================  =====================================================================================
+``study.db``              the Optuna study (unless the storage is elsewhere)
+``mixture.yaml``          the answer: weights, predicted losses with their doubt, runs used, versions
+``trials.csv``            one row per proxy: weights, losses, seeds, times
+``config.yaml``           the resolved configuration; ``regmix-active run --config`` takes it
+``verification.yaml``     the proof, after ``regmix-active verify``
+``summary.svg``           the tables of the terminal as a picture
+``run.log``               what happened when
+``jobs/``                 job and result files of the proxies
+========================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime
+import io
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ruamel.yaml import YAML
+
+from regmix_active.config.load import dump_config
+from regmix_active.config.schema import RunConfig
+from regmix_active.errors import ConfigError
+from regmix_active.report.console import mixture_table, picture, prediction_table, verification_table
+from regmix_active.study.storage import public_url
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from regmix_active.compare.verify import Verification
+    from regmix_active.recommend.simulate import Prediction, Recommendation
+    from regmix_active.study.record import StudyRecord
+
+PACKAGES = ("regmix-active", "torch", "botorch", "gpytorch", "lightgbm", "optuna", "tokenizers", "numpy")
+DECIMALS = 6
+
+
+class RunFolder:
+    """Names and writes the files of one run folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Name the folder; nothing is created."""
+        self.path = path
+        self.study = path / "study.db"
+        self.mixture = path / "mixture.yaml"
+        self.trials = path / "trials.csv"
+        self.config = path / "config.yaml"
+        self.verification = path / "verification.yaml"
+        self.summary = path / "summary.svg"
+        self.log = path / "run.log"
+        self.jobs = path / "jobs"
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ConfigError: If it cannot be made or written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError(13, "not writable")
+        except OSError as error:
+            raise ConfigError(f"run folder {self.path}: {error.strerror}; choose another with --out") from None
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Append the package's log records to the folder's log."""
+        handler = logging.FileHandler(self.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        package = logging.getLogger("regmix_active")
+        level = package.level
+        package.addHandler(handler)
+        package.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            package.setLevel(level)
+            package.removeHandler(handler)
+            handler.close()
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write the resolved configuration, without the password that a storage URL may hold."""
+        if config.study.storage is not None:
+            study = config.study.model_copy(update={"storage": public_url(config.study.storage)})
+            config = config.model_copy(update={"study": study})
+        _write(
+            self.config,
+            "# The resolved configuration of this run: regmix-active run --config FILE takes it.\n" + dump_config(config),
+        )
+
+    def write_mixture(self, found: Recommendation, record: StudyRecord) -> None:
+        """Write the answer."""
+        from optuna.trial import TrialState
+
+        space, target = found.history.space, found.history.target
+        content = {
+            "study": record.study.study_name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "target": target.describe(),
+            "weights": rounded(space.as_dict(found.found.weights)),
+            "predicted": {
+                "unit": "nats per token; std is the doubt about the mean, without the noise of seeds",
+                "found": _prediction(found.found),
+                "natural": _prediction(found.natural),
+                "uniform": _prediction(found.uniform),
+                "best_trained": {**_prediction(found.best_trained), "slot": found.best_slot, "trained": _number(found.best_value)},
+            },
+            "predicted_losses": {
+                name: {"found": _number(a), "std": _number(s), "natural": _number(b)}
+                for name, a, s, b in zip(
+                    target.loss_names, found.found.losses, found.found.losses_std, found.natural.losses, strict=True
+                )
+            },
+            "natural_weights": rounded(space.as_dict(found.natural.weights)),
+            "runs": {"completed": record.count(TrialState.COMPLETE), "failed": record.count(TrialState.FAIL)},
+            "surrogate": found.surrogate,
+            "simulated": found.simulated,
+            "averaged": found.averaged,
+            "seed": record.config.get("seed"),
+            "versions": versions(),
+        }
+        _write(self.mixture, "# Found by regmix-active. A weight is a share of the training tokens.\n" + _yaml(content))
+
+    def write_trials(self, record: StudyRecord) -> None:
+        """Write one row per proxy."""
+        names, losses = record.meaning.domains, record.meaning.loss_names
+        stream = io.StringIO()
+        fields = ["slot", "round", "proposer", "state", "target", "init_seed", "data_seed", "tokens", "seconds", "failure"]
+        columns = [*fields, *(f"w/{n}" for n in names), *(f"loss/{n}" for n in losses), *(f"bits_per_byte/{n}" for n in losses)]
+        writer = csv.DictWriter(stream, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        for trial in record.trials():
+            attributes = trial.user_attrs
+            row: dict[str, Any] = {key: attributes.get(key, "") for key in fields}
+            row |= {"state": trial.state.name.lower(), "target": "" if trial.value is None else trial.value}
+            row |= {f"w/{name}": trial.params[f"w/{name}"] for name in names}
+            for key, prefix in (("losses", "loss"), ("bits_per_byte", "bits_per_byte")):
+                row |= {f"{prefix}/{name}": value for name, value in attributes.get(key, {}).items()}
+            writer.writerow(row)
+        _write(self.trials, stream.getvalue())
+
+    def write_verification(self, verification: Verification, found: Recommendation) -> None:
+        """Write the proof."""
+        space = found.history.space
+        content = {
+            "verdict": verification.verdict,
+            "target": verification.target.describe(),
+            "seeds": list(verification.seeds),
+            "mixtures": {
+                rival.name: {
+                    "target": _number(rival.mean),
+                    "standard_error": _number(rival.error),
+                    "found_is_better_by": _number(rival.gain),
+                    "standard_error_of_difference": _number(rival.gain_error),
+                    "values": [_number(value) for value in rival.values],
+                    "weights": rounded(space.as_dict(rival.weights)),
+                }
+                for rival in verification.rivals
+            },
+            "versions": versions(),
+        }
+        _write(self.verification, "# Mixtures trained again with fresh seeds; nats per token.\n" + _yaml(content))
+
+    def write_summary(self, found: Recommendation, verification: Verification | None = None) -> None:
+        """Write the tables as a picture."""
+        tables: list[RenderableType] = [mixture_table(found), prediction_table(found)]
+        if verification is not None:
+            tables += [verification_table(verification), verification.verdict]
+        _write(self.summary, picture(tables, f"regmix-active: {self.path.name}"))
+
+
+def rounded(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights to :data:`DECIMALS` places that still sum to 1: what rounding leaves goes to the largest."""
+    result = {name: round(weight, DECIMALS) for name, weight in weights.items()}
+    largest = max(result, key=lambda name: result[name])
+    result[largest] = round(result[largest] + 1 - sum(result.values()), DECIMALS)
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _prediction(prediction: Prediction) -> dict[str, float]:
+    return {"mean": _number(prediction.mean), "std": _number(prediction.std)}
+
+
+def _number(value: float | np.float64 | NDArray[np.float64]) -> float:
+    return round(float(value), DECIMALS)
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    yaml = YAML()
+    yaml.width = 4096
+    stream = io.StringIO()
+    yaml.dump(dict(content), stream)
+    return stream.getvalue()
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

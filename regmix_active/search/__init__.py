@@ -1,0 +1,1 @@
+"""The driver: rounds of proposing, training and recording, until the budget is spent."""

@@ -1,0 +1,229 @@
+"""The front door: from a configuration to a found mixture, with every part replaceable."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regmix_active.compare.verify import FOUND, Verification, verify
+from regmix_active.config.load import LoadedConfig, load_config
+from regmix_active.config.schema import RunConfig
+from regmix_active.corpus.store import TokenStore
+from regmix_active.errors import ConfigError, StudyError
+from regmix_active.mixture.space import MixtureSpace
+from regmix_active.proxy.base import ProxyRunner
+from regmix_active.recommend.simulate import Recommendation, recommend
+from regmix_active.report.folder import RunFolder
+from regmix_active.search.loop import SearchLoop
+from regmix_active.search.observer import Observer
+from regmix_active.strategies import Strategy, load_strategy
+from regmix_active.study.lock import exclusive
+from regmix_active.study.record import Meaning, StudyRecord
+from regmix_active.study.storage import default_storage, open_storage, open_study
+from regmix_active.study.target import Target
+from regmix_active.surrogate.base import Surrogate
+from regmix_active.surrogate.registry import load_surrogate
+
+
+class ActiveSearch:
+    """One search: its configuration, its run folder and its parts.
+
+    >>> search = ActiveSearch("embedded", out="runs/mine")  # doctest: +SKIP
+    >>> found = search.run(budget=64)  # doctest: +SKIP
+    >>> found.weights  # doctest: +SKIP
+
+    Making one reads nothing but the configuration; :meth:`run` builds the corpus, opens or continues the study and trains.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig | LoadedConfig | str | Path | None = None,
+        *,
+        out: str | Path | None = None,
+        runner: ProxyRunner | None = None,
+        natural: Sequence[float] | None = None,
+        strategy: Strategy | str | None = None,
+        surrogate: Surrogate | str | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            config: A configuration, a YAML file, or the name of a preset; default: the preset ``embedded``, or the schema's
+                defaults (the mean of all losses) with a `runner` of your own.
+            out: Run folder; default ``runs/NAME``.
+            runner: What turns mixtures into losses; default: a swarm of proxies on the configuration's corpus.
+            natural: Natural share per domain of `runner`, which has no token counts; default: uniform.
+            strategy: Overrides ``search.strategy``: an instance, or a name.
+            surrogate: Overrides ``search.surrogate``: an instance, or a name.
+            observer: Told what happens.
+
+        Raises:
+            ConfigError: If the configuration, or the name of a surrogate, is wrong.
+            StrategyError: If the strategy cannot be loaded.
+        """
+        if isinstance(config, LoadedConfig):
+            config = config.config
+        if config is None:
+            config = RunConfig() if runner is not None else "embedded"
+        self.config = config if isinstance(config, RunConfig) else load_config(config).config
+        settings = self.config.search
+        self.surrogate = surrogate if isinstance(surrogate, Surrogate) else load_surrogate(surrogate or settings.surrogate)
+        if isinstance(strategy, Strategy):
+            self.strategy = strategy
+        else:
+            self.strategy = load_strategy(strategy or settings.strategy, settings.strategy_options, self.surrogate)
+        self.folder = RunFolder(Path(out) if out is not None else Path("runs") / self.config.name)
+        self.observer = observer or Observer()
+        self._runner, self._natural = runner, natural
+
+    @property
+    def storage(self) -> str:
+        """URL of the storage that holds the study."""
+        return self.config.study.storage or default_storage(self.folder.path)
+
+    def run(self, budget: int | None = None) -> Recommendation:
+        """Train proxies until the study has `budget` completed ones, then simulate and average; continues what it finds.
+
+        Args:
+            budget: Completed proxy runs in the whole study; default ``search.budget``.
+
+        Raises:
+            StudyMismatchError: If the run folder holds a study of another meaning.
+            StudyBusyError: If another process is writing it.
+            ProxyError: If too many proxies in a row fail.
+        """
+        settings = self.config.search if budget is None else self.config.search.model_copy(update={"budget": budget})
+        if settings.budget < 1:
+            raise ConfigError(f"search.budget: a search needs at least one proxy (got {settings.budget})")
+        self.folder.create()
+        with exclusive(self.folder.path), self.folder.logging(), self._running(self.folder.jobs) as (runner, meaning):
+            config = self.config.model_copy(update={"search": settings})
+            target = Target.parse(config.target, runner.loss_names)
+            record = self.open_record(create=True)
+            # The study is in the storage, so it need not say where; and a URL may hold a password.
+            record.claim(meaning, config.model_dump(mode="json", exclude={"study"}), config.target)
+            self.folder.write_config(config)
+            SearchLoop(
+                record,
+                runner,
+                self.strategy,
+                target,
+                settings,
+                config.seed,
+                common_random_numbers=config.proxy.common_random_numbers,
+                observer=self.observer,
+            ).run()
+            self.folder.write_trials(record)
+            return self._recommend(record, target)
+
+    def recommend(self, target: Any = None, top_k: int | None = None) -> Recommendation:
+        """Answer again from the study, without training: another target, another k, another surrogate.
+
+        Args:
+            target: As ``target`` in the configuration; default: the configuration's.
+            top_k: Number of mixtures averaged; default ``recommend.top_k``.
+
+        Raises:
+            StudyError: If there is no study, or it holds too few finished proxies.
+        """
+        record = self.open_record()
+        spec = self.config.target if target is None else target
+        return self._recommend(record, Target.parse(spec, record.meaning.loss_names), top_k)
+
+    def verify(self, found: Recommendation, seeds: int | None = None) -> Verification:
+        """Train the found, natural, uniform and best trained mixtures with fresh seeds; see :mod:`regmix_active.compare.verify`.
+
+        Args:
+            found: What :meth:`run` or :meth:`recommend` returned.
+            seeds: Fresh seeds per mixture; default ``verify.seeds``.
+        """
+        mixtures = {FOUND: found.found, "natural": found.natural, "uniform": found.uniform, "best trained": found.best_trained}
+        self.folder.create()
+        with exclusive(self.folder.path), self.folder.logging(), self._running(self.folder.jobs / "verify") as (runner, meaning):
+            record = self.open_record()
+            record.claim(meaning, record.config, None)
+            self.observer.on_stage("training with fresh seeds")
+            verification = verify(
+                {name: prediction.weights for name, prediction in mixtures.items()},
+                runner,
+                found.history.target,
+                seeds or self.config.verify.seeds,
+                self.config.seed,
+                self.observer,
+            )
+        self.folder.write_verification(verification, found)
+        self.folder.write_summary(found, verification)
+        return verification
+
+    def _recommend(self, record: StudyRecord, target: Target, top_k: int | None = None) -> Recommendation:
+        history = record.history(target)
+        if len(history) < self.surrogate.minimum_runs:
+            raise StudyError(
+                f"the study holds {len(history)} completed proxies; {self.surrogate.name} needs {self.surrogate.minimum_runs} "
+                f"or more: regmix-active run --budget {max(16, self.surrogate.minimum_runs)}"
+            )
+        self.observer.on_stage(f"simulating {self.config.recommend.simulations:,} mixtures")
+        rng = np.random.default_rng([self.config.seed, 4])
+        found = recommend(history, self.surrogate, self.config.recommend.simulations, top_k or self.config.recommend.top_k, rng)
+        self.folder.write_mixture(found, record)
+        self.folder.write_summary(found)
+        return found
+
+    def open_record(self, *, create: bool = False) -> StudyRecord:
+        """The study of this search.
+
+        Args:
+            create: Start it if it is missing.
+
+        Raises:
+            StudyError: If it is missing, or not a mixture search's.
+        """
+        if not create and self.config.study.storage is None and not self.folder.study.is_file():
+            raise StudyError(
+                f"{self.folder.path}: no study there ({self.folder.study.name} is missing); start one: regmix-active run"
+            )
+        return StudyRecord(open_study(open_storage(self.storage), self.storage, self.config.name, create=create))
+
+    @contextlib.contextmanager
+    def _running(self, jobs: Path) -> Iterator[tuple[ProxyRunner, Meaning]]:
+        """The runner, ready to train, and what its losses mean."""
+        if self._runner is not None:
+            natural = self._natural or [1 / len(self._runner.domains)] * len(self._runner.domains)
+            space = MixtureSpace(self._runner.domains, np.array(natural))
+            yield self._runner, _meaning(space, self._runner.loss_names, {"seed": self.config.seed})
+            return
+        # Late, so that a search with its own runner needs neither torch's training nor worker processes.
+        from regmix_active.corpus.build import build_store
+        from regmix_active.execution.local import LocalExecutor, local_devices
+        from regmix_active.proxy.job import run_job
+        from regmix_active.proxy.runner import SwarmRunner
+
+        self.observer.on_stage("reading the corpus")
+        store = build_store(self.config.corpus, progress=self.observer.on_stage)
+        for domain in store.manifest.domains:
+            if domain.skipped:
+                places = "; ".join(domain.first_skipped)
+                self.observer.on_warning(f"domain {domain.name}: {domain.skipped} lines skipped ({places})")
+        execution = self.config.execution
+        with LocalExecutor(run_job, local_devices(execution.workers)) as executor:
+            runner = SwarmRunner(store, self.config.proxy, execution.stack, executor, jobs, self.config.score_only)
+            space = MixtureSpace(runner.domains, runner.natural)
+            yield runner, _meaning(space, runner.loss_names, _facts(self.config, store))
+
+
+def _meaning(space: MixtureSpace, loss_names: tuple[str, ...], facts: dict[str, Any]) -> Meaning:
+    natural: NDArray[np.float64] = space.natural
+    return Meaning(space.domains, tuple(natural.tolist()), loss_names, facts)
+
+
+def _facts(config: RunConfig, store: TokenStore) -> dict[str, Any]:
+    """What a loss depends on besides the mixture."""
+    tokens = {f"corpus.tokens.{name}": len(store.train(i)) for i, name in enumerate(store.domains)}
+    proxy = {f"proxy.{key}": value for key, value in config.proxy.model_dump().items()}
+    return {"seed": config.seed, "corpus.fingerprint": store.fingerprint, "corpus.vocab_size": store.vocab_size, **tokens, **proxy}

@@ -1,0 +1,175 @@
+"""The loop. A round is: propose → plan (written before anything trains) → train → record.
+
+Proposals are a function of the study's seed, the round's first slot and the proxies finished before it. So a search that was
+killed at any moment goes on as the unbroken one would have: it first finishes the round that it finds, then proposes the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+from optuna.trial import TrialState
+
+from regmix_active.config.schema import SearchConfig
+from regmix_active.errors import ProxyError, StrategyError
+from regmix_active.mixture.designs import regmix_design
+from regmix_active.mixture.space import Mixtures, MixtureSpace
+from regmix_active.proxy.base import ProxyRequest, ProxyRunner
+from regmix_active.search.observer import Observer
+from regmix_active.strategies import Strategy
+from regmix_active.study.record import StudyRecord
+from regmix_active.study.target import Target
+
+log = logging.getLogger(__name__)
+
+INITIAL_DESIGN = "initial design"
+LEAST_RUNS = 8
+"""Finished proxies without which no surrogate is asked; more random ones are trained first, should the initial ones fail."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A planned round: its number, its proxies, and which of them are finished."""
+
+    index: int
+    requests: list[ProxyRequest]
+    finished: frozenset[int]
+    proposer: str
+
+
+class SearchLoop:
+    """Drives one study to its budget. Holds no state that is not in the study."""
+
+    def __init__(
+        self,
+        record: StudyRecord,
+        runner: ProxyRunner,
+        strategy: Strategy,
+        target: Target,
+        settings: SearchConfig,
+        seed: int,
+        *,
+        common_random_numbers: bool = True,
+        observer: Observer | None = None,
+    ) -> None:
+        """Bring the parts together.
+
+        Args:
+            record: The study, claimed already.
+            runner: Trains proxies.
+            strategy: Chooses them after the initial design.
+            target: What is minimised.
+            settings: Budget and sizes.
+            seed: Seed of the study.
+            common_random_numbers: Same initial weights and block order for all proxies.
+            observer: Told what happens.
+        """
+        self.record, self.runner, self.strategy, self.target = record, runner, strategy, target
+        self.settings, self.seed, self.common_random_numbers = settings, seed, common_random_numbers
+        self.observer = observer or Observer()
+
+    def run(self) -> None:
+        """Train until the study has `settings.budget` completed proxies.
+
+        Raises:
+            ProxyError: If too many proxies in a row fail.
+            StrategyError: If the strategy proposes something infeasible.
+        """
+        history = self.record.history(self.target)
+        best = float(history.values.min()) if len(history) else None
+        self.observer.on_start(len(history), self.settings.budget, best)
+        while (planned := self._unfinished_round() or self._next_round()) is not None:
+            self._train(planned)
+
+    def _train(self, planned: Round) -> None:
+        self.observer.on_round(
+            planned.index, len(planned.requests), len(planned.requests) - len(planned.finished), planned.proposer
+        )
+        log.info("round %d: %d proxies by %s", planned.index, len(planned.requests), planned.proposer)
+        with contextlib.closing(self.runner.run(planned.requests, planned.finished)) as results:
+            for result in results:
+                if result.slot in planned.finished:
+                    continue
+                failure = self.record.finish(result)
+                if failure is not None:
+                    log.warning("proxy in slot %d failed: %s", result.slot, failure)
+                    self.observer.on_result(replace(result, failure=failure), None)
+                    continue
+                losses = np.array([[result.losses[name] for name in self.target.loss_names]])
+                self.observer.on_result(result, float(self.target(losses)[0]))
+        self._stop_after_failures()
+
+    def _unfinished_round(self) -> Round | None:
+        """The last round, if a killed driver left it half planned or half trained."""
+        rounds = self.record.rounds()
+        if not rounds:
+            return None
+        trials, index = rounds[-1], len(rounds) - 1
+        first, size = trials[0].user_attrs["slot"], trials[0].user_attrs["round_size"]
+        if len(trials) == size and all(trial.state.is_finished() for trial in trials):
+            return None
+        if len(trials) < size:
+            return self._plan(index, first, size)
+        finished = frozenset(trial.user_attrs["slot"] for trial in trials if trial.state.is_finished())
+        return Round(index, [self.record.request(trial) for trial in trials], finished, trials[0].user_attrs["proposer"])
+
+    def _next_round(self) -> Round | None:
+        missing = self.settings.budget - self.record.count(TrialState.COMPLETE)
+        if missing <= 0:
+            return None
+        first = self.record.count()
+        if first < self.settings.initial:
+            wanted = self.settings.initial - first
+        elif self.settings.batch_size == "auto":
+            wanted = min(max(8 * (first // 32), 8), 64)
+        else:
+            wanted = self.settings.batch_size
+        return self._plan(len(self.record.rounds()), first, min(wanted, missing))
+
+    def _plan(self, index: int, first: int, size: int) -> Round:
+        """Propose a round and write it into the study before anything trains."""
+        history = self.record.history(self.target).before(first)
+        if first < self.settings.initial or len(history) < LEAST_RUNS:
+            proposer = INITIAL_DESIGN
+            mixtures = self._initial_design(history.space, first, size)
+        else:
+            proposer = self.strategy.name
+            self.observer.on_stage(f"choosing {size} mixtures with {proposer}")
+            rng = np.random.default_rng([self.seed, first])
+            none = np.empty((0, history.space.dim))
+            mixtures = self._checked(self.strategy.propose(history, none, size, rng), size)
+        requests = [self.request(first + i, mixtures[i]) for i in range(size)]
+        self.record.plan(requests, index, size, proposer)
+        return Round(index, requests, frozenset(), proposer)
+
+    def _initial_design(self, space: MixtureSpace, first: int, size: int) -> Mixtures:
+        """A part of one design, which is drawn whole so that it does not matter in how many rounds it trains."""
+        whole = max(self.settings.initial, first + size)
+        return regmix_design(space, whole, np.random.default_rng([self.seed, 0]))[first : first + size]
+
+    def request(self, slot: int, weights: Mixtures) -> ProxyRequest:
+        """The proxy of one slot; its seeds follow from the study's seed, and from the slot unless random numbers are common."""
+        source = [self.seed, 1] if self.common_random_numbers else [self.seed, 2, slot]
+        init_seed, data_seed = (int(s) for s in np.random.SeedSequence(source).generate_state(2))
+        return ProxyRequest(slot, weights, init_seed, data_seed)
+
+    def _checked(self, mixtures: Mixtures, size: int) -> Mixtures:
+        try:
+            mixtures = self.record.space.check(mixtures)
+        except ValueError as error:
+            raise StrategyError(f"strategy {self.strategy.name!r} proposed an infeasible mixture: {error}") from error
+        if len(mixtures) != size:
+            raise StrategyError(f"strategy {self.strategy.name!r} proposed {len(mixtures)} mixtures where {size} were wanted")
+        return mixtures
+
+    def _stop_after_failures(self) -> None:
+        last = self.record.trials(TrialState.COMPLETE, TrialState.FAIL)[-self.settings.max_failures :]
+        if len(last) == self.settings.max_failures and all(trial.state == TrialState.FAIL for trial in last):
+            reason = last[-1].user_attrs.get("failure", "unknown")
+            raise ProxyError(
+                f"the last {len(last)} proxies failed (search.max_failures), the last of them: {reason}. "
+                "Lower proxy.learning_rate if they diverge; nothing that finished is lost, and running again continues"
+            )

@@ -1,0 +1,1 @@
+"""Memory: the Optuna study that holds every mixture and every loss, its lock, and what it means."""

@@ -1,0 +1,49 @@
+"""The history of a study as arrays: what strategies, surrogates and recommendations learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regmix_active.mixture.space import Mixtures, MixtureSpace
+from regmix_active.study.target import Target
+
+
+@dataclass(frozen=True)
+class History:
+    """Finished proxies in the order of their slots, so that whatever is computed from them does not depend on who ended first.
+
+    Attributes:
+        space: The feasible set.
+        target: What is minimised.
+        mixtures: Shape ``(n, d)``.
+        losses: Nats per token, shape ``(n, m)``, columns as ``target.loss_names``.
+        slots: Slot of each row, shape ``(n,)``.
+    """
+
+    space: MixtureSpace
+    target: Target
+    mixtures: Mixtures
+    losses: NDArray[np.float64]
+    slots: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.mixtures)
+
+    @cached_property
+    def values(self) -> NDArray[np.float64]:
+        """The target of each finished proxy, shape ``(n,)``, nats per token."""
+        return self.target(self.losses)
+
+    @property
+    def best(self) -> int:
+        """Row of the finished proxy with the smallest target."""
+        return int(np.argmin(self.values))
+
+    def before(self, slot: int) -> History:
+        """What was known before `slot` was proposed (rounds are synchronous, so every earlier slot had ended)."""
+        rows = self.slots < slot
+        return History(self.space, self.target, self.mixtures[rows], self.losses[rows], self.slots[rows])

@@ -1,0 +1,45 @@
+"""One driver at a time writes a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from regmix_active.errors import StudyBusyError
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the run folder; the operating system frees the lock when the process dies, however it dies.
+
+    Raises:
+        StudyBusyError: If another process holds it; the message says which, and since when.
+    """
+    holder = folder / ".lock.json"
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StudyBusyError(f"{folder} is being written by {_describe(holder)}; wait for it, or stop it first") from None
+    try:
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder.write_text(json.dumps({"host": platform.node(), "pid": os.getpid(), "started": started}), encoding="utf-8")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _describe(holder: Path) -> str:
+    try:
+        info = json.loads(holder.read_text(encoding="utf-8"))
+        return f"process {info['pid']} on {info['host']} (since {info['started']})"
+    except (OSError, ValueError, KeyError):
+        return "another process"

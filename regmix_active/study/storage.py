@@ -1,0 +1,84 @@
+"""Opening the Optuna study: which storage, which study in it, and what to say when that fails."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import OptunaError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from regmix_active.errors import ConfigError, StudyError
+
+TIMEOUT_SECONDS = 60
+"""How long a write waits for another reader or writer of an SQLite file."""
+
+
+def default_storage(folder: Path) -> str:
+    """URL of the study inside a run folder."""
+    return f"sqlite:///{folder.resolve() / 'study.db'}"
+
+
+def public_url(url: str) -> str:
+    """The URL with its password masked: the only form that may be printed or stored."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:
+        return re.sub(r":[^:@/]*@", ":***@", url)
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Connect to a storage.
+
+    Raises:
+        ConfigError: If the URL is not one.
+        StudyError: If the database cannot be opened, or is not Optuna's.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError(f"storage {public_url(url)!r}: not a database URL; write sqlite:///path/to/study.db") from None
+    sqlite = parsed.get_backend_name() == "sqlite"
+    if sqlite and parsed.database:
+        folder = Path(parsed.database).resolve().parent
+        if not folder.is_dir():
+            raise ConfigError(f"storage {public_url(url)}: the folder {folder} does not exist; create it or choose another path")
+    engine_kwargs = {"connect_args": {"timeout": TIMEOUT_SECONDS}} if sqlite else {"pool_pre_ping": True}
+    try:
+        return RDBStorage(url, engine_kwargs=engine_kwargs)
+    except ImportError as error:
+        raise ConfigError(f"storage {public_url(url)}: the database driver is missing ({error}); install it with pip") from None
+    except (SQLAlchemyError, OptunaError, RuntimeError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StudyError(f"storage {public_url(url)} cannot be opened: {reason}") from None
+
+
+def open_study(storage: BaseStorage, url: str, name: str, *, create: bool) -> optuna.Study:
+    """The study of that name, created if asked for and missing.
+
+    Raises:
+        StudyError: If it is missing, or minimises something else than one target.
+    """
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+        if name not in names and not create:
+            hint = f"it holds: {', '.join(sorted(names))}" if names else "it is empty"
+            raise StudyError(f"no study {name!r} in {public_url(url)} ({hint}); start one with `regmix-active run`")
+        if name in names:
+            study = optuna.load_study(study_name=name, storage=storage)
+        else:
+            study = optuna.create_study(study_name=name, storage=storage, direction="minimize")
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+    if study.directions != [StudyDirection.MINIMIZE]:
+        directions = ", ".join(direction.name.lower() for direction in study.directions)
+        raise StudyError(
+            f"study {name!r} in {public_url(url)} has the direction {directions}; a mixture search minimises one target"
+        )
+    return study

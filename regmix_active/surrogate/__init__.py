@@ -1,0 +1,1 @@
+"""Losses to belief: probabilistic regressions from mixtures to losses, one per loss."""

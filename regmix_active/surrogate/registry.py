@@ -1,0 +1,26 @@
+"""Surrogates by name. Modules load on demand: LightGBM is not needed for a Gaussian process, nor torch for LightGBM."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+
+from regmix_active.errors import ConfigError
+from regmix_active.surrogate.base import Surrogate
+
+SURROGATES = {"gp": ("gaussian_process", "GaussianProcess"), "lightgbm": ("lightgbm", "LightGBM")}
+
+
+def load_surrogate(name: str) -> Surrogate:
+    """A surrogate with its default settings.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in SURROGATES:
+        close = difflib.get_close_matches(name, SURROGATES, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(SURROGATES)}"
+        raise ConfigError(f"search.surrogate: unknown surrogate '{name}'; {hint}")
+    module, attribute = SURROGATES[name]
+    surrogate: Surrogate = getattr(import_module(f"regmix_active.surrogate.{module}"), attribute)()
+    return surrogate

@@ -1,0 +1,123 @@
+"""What a strategy is, and the batch selection that acquisition strategies share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regmix_active.mixture.designs import around, between, spread
+from regmix_active.mixture.space import Mixtures
+from regmix_active.study.history import History
+from regmix_active.surrogate.base import Surrogate
+from regmix_active.surrogate.belief import TargetBelief
+from regmix_active.surrogate.gaussian_process import GaussianProcess
+
+RESOLUTION = 1e-4
+"""Mixtures whose weights agree to this are the same proxy."""
+
+
+class Strategy(ABC):
+    """Proposes the next mixtures. Never trains anything, never touches the study."""
+
+    name: ClassVar[str]
+    """Set by :func:`regmix_active.strategies.strategy`; what ``--strategy`` calls it."""
+
+    @abstractmethod
+    def propose(self, history: History, pending: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
+        """Choose `n` mixtures to train next.
+
+        The answer must be a function of the arguments alone, so that a resumed search proposes what an unbroken one would have.
+
+        Args:
+            history: The finished proxies, with the feasible set and the target.
+            pending: Mixtures in training whose losses are not known yet, shape ``(p, d)``.
+            n: How many are wanted.
+            rng: The only source of randomness; seeded from the study's seed and the slot.
+
+        Returns:
+            Mixtures of the feasible set, shape ``(n, d)``.
+        """
+
+
+@dataclass
+class AcquisitionStrategy(Strategy):
+    """Maximises a score over candidate mixtures; batches and pending proxies are handled here, for every score.
+
+    The candidates are drawn all over the simplex, around and between the best proxies so far and on their faces; a second
+    set is drawn around the candidates that score best. The batch is filled one by one: after each choice the belief
+    counts on that proxy (its variance shrinks), so that the next choice goes elsewhere.
+
+    Attributes:
+        surrogate: What the belief comes from.
+        candidates: Size of each of the two sets.
+        leaders: How many of the best mixtures candidates are drawn around.
+    """
+
+    surrogate: Surrogate = field(default_factory=GaussianProcess)
+    candidates: int = 2048
+    leaders: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that leave nothing to choose from."""
+        if self.candidates < 4 or self.leaders < 1:
+            raise ValueError(f"candidates must be 4 or more and leaders 1 or more, got {self.candidates} and {self.leaders}")
+
+    @abstractmethod
+    def score(self, belief: TargetBelief) -> NDArray[np.float64]:
+        """The acquisition of every candidate, shape ``(q,)``; the largest is trained."""
+
+    def propose(self, history: History, pending: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
+        """See :meth:`Strategy.propose`."""
+        self.surrogate.fit(history.mixtures, history.losses)
+        # Noise may have flattered the best proxies, so leaders are ranked by what the surrogate makes of them.
+        fitted = history.target(self.surrogate.predict(history.mixtures))
+        leaders = history.mixtures[np.argsort(fitted, kind="stable")[: self.leaders]]
+        taken = np.concatenate([history.mixtures, pending.reshape(len(pending), history.space.dim)])
+        first = _new(self._first_candidates(history, leaders, rng), taken)
+        scores = self.score(self._belief(history, pending, first))
+        promising = first[np.argsort(-scores, kind="stable")[: self.leaders]]
+        second = around(history.space, promising, max(self.candidates, 2 * n), rng)
+        keep = first[np.argsort(-scores, kind="stable")[: self.candidates // 2]]
+        candidates = _new(np.concatenate([keep, second]), taken)
+        belief = self._belief(history, pending, candidates)
+        chosen: list[int] = []
+        for _ in range(n):
+            # Finite, also where a score is not a number, so that only what is chosen already cannot be chosen.
+            scores = np.nan_to_num(self.score(belief), nan=-np.finfo(np.float64).max)
+            scores[chosen] = -np.inf
+            chosen.append(int(np.argmax(scores)))
+            belief.choose(chosen[-1])
+        return candidates[chosen]
+
+    def _first_candidates(self, history: History, leaders: Mixtures, rng: np.random.Generator) -> Mixtures:
+        space, half, quarter = history.space, self.candidates // 2, self.candidates // 4
+        return np.concatenate(
+            [
+                spread(space, half, rng),
+                around(space, leaders, quarter, rng),
+                between(space, leaders, quarter, rng),
+                np.eye(space.dim),
+                space.natural[None],
+                space.uniform[None],
+            ]
+        )
+
+    def _belief(self, history: History, pending: Mixtures, candidates: Mixtures) -> TargetBelief:
+        q, n, p = len(candidates), len(history), len(pending)
+        posterior = self.surrogate.posterior(np.concatenate([candidates, history.mixtures, pending.reshape(p, history.space.dim)]))
+        rows = np.arange(q, q + n + p)
+        return TargetBelief(posterior, history.target.weights, candidates, observed=rows[:n], pending=rows[n:])
+
+
+def _new(candidates: Mixtures, taken: Mixtures) -> Mixtures:
+    """Candidates that are neither trained, pending nor listed before, in their order, shape ``(q, d)``.
+
+    On a face or at a corner of the simplex many draws coincide, and the same proxy trained twice teaches nothing.
+    """
+    cells = np.rint(np.concatenate([taken, candidates]) / RESOLUTION).astype(np.int64)
+    _, first = np.unique(cells, axis=0, return_index=True)
+    return candidates[np.sort(first[first >= len(taken)]) - len(taken)]

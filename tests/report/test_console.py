@@ -1,0 +1,143 @@
+"""What the terminal shows: right numbers, and no trouble with odd names."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console, RenderableType
+
+from regmix_active.compare.verify import Rival, Verification
+from regmix_active.mixture.space import MixtureSpace
+from regmix_active.proxy.base import ProxyResult
+from regmix_active.recommend.simulate import Recommendation
+from regmix_active.report.console import LiveView, mixture_table, prediction_table, shares_text, verification_table
+from regmix_active.study.history import History
+from regmix_active.study.target import Target
+
+
+def shown(item: RenderableType) -> str:
+    console = Console(file=io.StringIO(), width=160)
+    console.print(item)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def cells(text: str, start: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.strip(" │┃").startswith(start))
+    return [cell.strip() for cell in line.strip()[1:-1].split("│")]
+
+
+def test_the_mixture_table(found: Recommendation) -> None:
+    text = shown(mixture_table(found))
+    assert "Found mixture after 4 proxies" in text
+    assert cells(text, "books") == ["books", "50.0%", "33.3%", "0.67×", "1.500", "2.000"]
+    assert cells(text, "code [x]") == ["code [x]", "30.0%", "0.0%", "0.00×", "2.500", "3.000"]
+    assert [text.index(name) for name in ("日本: 1", "books", "code [x]")] == sorted(text.index(n) for n in found.weights), (
+        "largest first"
+    )
+
+
+def test_a_natural_share_of_zero_has_no_ratio(found: Recommendation) -> None:
+    natural = dataclasses.replace(found.natural, weights=np.array([0.0, 0.5, 0.5]))
+    assert cells(shown(mixture_table(dataclasses.replace(found, natural=natural))), "books")[3] == "–"
+
+
+def test_losses_beside_other_domains(found: Recommendation) -> None:
+    """A runner may report losses that are not named after domains."""
+    target = Target.parse("mean", ("x", "books", "z"))
+    history = dataclasses.replace(found.history, target=target)
+    text = shown(mixture_table(dataclasses.replace(found, history=history)))
+    assert cells(text, "books")[-2:] == ["2.500", "3.000"]
+    assert cells(text, "code [x]")[-2:] == ["", ""]
+
+
+def test_the_prediction_table(found: Recommendation) -> None:
+    text = shown(prediction_table(found))
+    assert "mean of 3 losses, nats per token" in text
+    assert cells(text, "found") == ["found", "2.5000", "± 0.0500", ""]
+    assert cells(text, "natural")[1] == "3.0000"
+    assert cells(text, "uniform")[1] == "3.2500"
+    assert cells(text, "best trained") == ["best trained (slot 5)", "2.7500", "± 0.0500", "2.7654"]
+
+
+def test_the_verification_table(found: Recommendation) -> None:
+    weights = np.array([0.5, 0.3, 0.2])
+    rivals = (Rival("found", weights, np.array([2.0, 3.0]), 0.0, 0.0), Rival("natural", weights, np.array([3.0, 3.5]), 0.75, 0.25))
+    text = shown(verification_table(Verification(found.history.target, (1, 2), rivals)))
+    assert "Trained again with 2 fresh seeds: mean of 3 losses" in text
+    assert cells(text, "found") == ["found", "2.5000", "0.5000", "", ""]
+    assert cells(text, "natural") == ["natural", "3.2500", "0.2500", "+0.7500", "0.2500"]
+
+
+def test_names_are_not_markup(found: Recommendation) -> None:
+    """Rich would take [bold] for a style, and raise at [/x]."""
+    domains = ("[bold]", "[/x]", "a[/]")
+    space = MixtureSpace(domains, np.array([0.5, 0.3, 0.2]))
+    history = History(space, Target.parse({"[/x]": 1}, domains), found.history.mixtures, found.history.losses, found.history.slots)
+    odd = dataclasses.replace(found, history=history)
+    text = shown(mixture_table(odd))
+    assert all(name in text for name in domains)
+    assert "Target: [/x], nats" in shown(prediction_table(odd))
+    rival = Rival("[/found]", np.array([0.5, 0.3, 0.2]), np.zeros(2), 0.0, 0.0)
+    assert "[/found]" in shown(verification_table(Verification(history.target, (1, 2), (rival,))))
+
+
+def test_a_line_of_shares() -> None:
+    assert shares_text({"a": 0.25, "b": 0.7451, "c": 0.0049}) == "b 74.5%, a 25.0%"
+    assert shares_text({"a": 0.25, "b": 0.75}, least=0.5) == "b 75.0%"
+
+
+def result(slot: int, failure: str | None = None) -> ProxyResult:
+    return ProxyResult(slot, {}, failure=failure)
+
+
+def test_the_view_without_a_terminal_prints_lines() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    with LiveView(console) as view:
+        view.on_stage("reading the corpus")
+        view.on_start(4, 16, 3.25)
+        view.on_round(1, 8, 8, "greedy [/x]")
+        view.on_result(result(4), 3.5)
+        view.on_result(result(5), 3.0)
+        view.on_result(result(6, "OSError: [/dev/null] is [red]"), None)
+        view.on_round(2, 8, 3, "greedy")
+        view.verifying(32)
+        view.on_result(result(0), 2.0)
+    assert view.failures == 1
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "continuing: 4 of 16 proxies are in the study, best target 3.2500",
+        "round 1: 8 proxies by greedy [/x] · best target 3.2500",
+        "proxy 6 failed: OSError: [/dev/null] is [red]",
+        "round 2: 3 of 8 proxies by greedy · best target 3.0000",
+        "verifying: 32 proxies with fresh seeds",
+    ]
+
+
+def test_a_fresh_search_says_nothing_of_continuing() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    with LiveView(console) as view:
+        view.on_start(0, 16, None)
+        view.on_round(0, 8, 8, "initial design")
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == "round 0: 8 proxies by initial design\n"
+
+
+def test_the_view_on_a_terminal_is_put_away_also_after_an_error() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=160)
+
+    def interrupted() -> None:
+        with LiveView(console) as view:
+            view.on_start(0, 4, None)
+            view.on_result(result(0), 3.0)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert "best target 3.0000" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") > 0, "the cursor is back"

@@ -1,0 +1,175 @@
+"""The files of a run folder: they read back, and say what happened."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import math
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from regmix_active.compare.verify import Rival, Verification
+from regmix_active.config.load import load_config
+from regmix_active.config.schema import RunConfig
+from regmix_active.errors import ConfigError
+from regmix_active.proxy.base import ProxyRequest, ProxyResult
+from regmix_active.recommend.simulate import Recommendation
+from regmix_active.report.folder import DECIMALS, RunFolder, rounded
+from regmix_active.study.record import Meaning, StudyRecord
+
+QUICK = settings(max_examples=100, derandomize=True, deadline=None)
+
+
+def read(path: Path) -> Any:
+    return YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def record(found: Recommendation) -> StudyRecord:
+    """Three proxies: finished, failed, running."""
+    names, losses = found.history.space.domains, found.history.target.loss_names
+    record = StudyRecord(optuna.create_study(study_name="s", direction="minimize"))
+    record.claim(Meaning(names, tuple(found.history.space.natural.tolist()), losses, {}), {"seed": 3}, "mean")
+    record.plan([ProxyRequest(slot, found.history.mixtures[slot], 7, 8) for slot in range(3)], 0, 3, "initial design")
+    values = dict(zip(losses, found.history.losses[0].tolist(), strict=True))
+    record.finish(ProxyResult(0, {**values, "another": 1.0}, {losses[0]: 0.5}, 1000, 1.5))
+    record.finish(ProxyResult(1, {}, failure='diverged, "badly"\nin step 3'))
+    return record
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    folder.create()
+    return folder
+
+
+def test_the_mixture(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:
+    folder.write_mixture(found, record)
+    content = read(folder.mixture)
+    assert content["weights"] == rounded(found.weights)
+    assert list(content["weights"]) == list(found.history.space.domains)
+    assert sum(Decimal(str(w)) for w in content["weights"].values()) == 1
+    assert content["natural_weights"] == {"books": 0.5, "code [x]": 0.3, "日本: 1": 0.2}
+    predicted = content["predicted"]
+    assert predicted["found"] == {"mean": round(found.found.mean, 6), "std": round(found.found.std, 6)}
+    assert predicted["best_trained"]["slot"] == 5
+    assert predicted["best_trained"]["trained"] == round(found.best_value, 6)
+    assert content["predicted_losses"]["日本: 1"] == {"found": 3.0, "std": 0.3, "natural": 3.5}
+    assert content["runs"] == {"completed": 1, "failed": 1}
+    assert (content["study"], content["seed"], content["surrogate"], content["target"]) == ("s", 3, "gp", "mean of 3 losses")
+    assert (content["simulated"], content["averaged"]) == (1000, 64)
+    assert {"python", "torch", "optuna", "numpy"} <= set(content["versions"])
+    assert "&" not in folder.mixture.read_text(encoding="utf-8").replace("&amp;", ""), "no YAML anchors"
+
+
+def test_the_trials(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:
+    folder.write_trials(record)
+    with folder.trials.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["complete", "fail", "running"]
+    assert [row["slot"] for row in rows] == ["0", "1", "2"]
+    np.testing.assert_array_equal(
+        [[float(row[f"w/{name}"]) for name in found.history.space.domains] for row in rows], found.history.mixtures[:3]
+    )
+    first, failed, running = rows
+    assert [float(first[f"loss/{name}"]) for name in found.history.space.domains] == found.history.losses[0].tolist()
+    assert float(first["target"]) == pytest.approx(found.history.values[0])
+    assert (first["bits_per_byte/books"], first["bits_per_byte/日本: 1"]) == ("0.5", "")
+    assert (first["tokens"], first["seconds"], first["init_seed"], first["proposer"]) == ("1000", "1.5", "7", "initial design")
+    assert failed["failure"] == 'diverged, "badly"\nin step 3'
+    assert failed["target"] == failed["loss/books"] == running["target"] == ""
+    assert "loss/another" not in first, "only the study's own losses have columns"
+
+
+def test_the_configuration_runs_again(folder: RunFolder) -> None:
+    config = RunConfig(name="mine", seed=4, target={"日本: 1": 1.0})
+    folder.write_config(config)
+    assert load_config(folder.config).config == config
+
+
+def test_the_proof(folder: RunFolder, found: Recommendation) -> None:
+    space = found.history.space
+    rivals = tuple(
+        Rival(name, space.natural, np.array([3.0 + i, 3.5 + i]), float(i), 0.25 * i)
+        for i, name in enumerate(("found", "natural", "uniform", "best trained"))
+    )
+    verification = Verification(found.history.target, (11, 12), rivals)
+    folder.write_verification(verification, found)
+    content = read(folder.verification)
+    assert content["verdict"] == verification.verdict
+    assert content["verdict"].startswith("PASSED")
+    assert content["seeds"] == [11, 12]
+    assert list(content["mixtures"]) == ["found", "natural", "uniform", "best trained"]
+    assert content["mixtures"]["natural"] == {
+        "target": 4.25,
+        "standard_error": 0.25,
+        "found_is_better_by": 1.0,
+        "standard_error_of_difference": 0.25,
+        "values": [4.0, 4.5],
+        "weights": {"books": 0.5, "code [x]": 0.3, "日本: 1": 0.2},
+    }
+
+
+@QUICK
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=200))
+def test_rounded_weights_sum_to_one(raw: list[float]) -> None:
+    """In decimals, as they are written; every one but the largest is the nearest."""
+    raw[0] += 0.5
+    total = math.fsum(raw)
+    weights = {f"d{i}": value / total for i, value in enumerate(raw)}
+    result = rounded(weights)
+    assert sum(Decimal(str(value)) for value in result.values()) == 1
+    assert all(-Decimal(str(value)).as_tuple().exponent <= DECIMALS or value < 1e-4 for value in result.values())  # type: ignore[operator]
+    moved = [name for name in weights if result[name] != round(weights[name], DECIMALS)]
+    assert len(moved) <= 1
+    assert all(abs(result[name] - weights[name]) <= len(raw) * 10**-DECIMALS for name in weights)
+    assert min(result.values()) >= 0
+
+
+def test_files_are_replaced_whole(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:
+    folder.write_mixture(found, record)
+    folder.write_mixture(dataclasses.replace(found, simulated=7), record)
+    assert read(folder.mixture)["simulated"] == 7
+    assert [file.name for file in folder.path.iterdir()] == ["mixture.yaml"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"run folder .*file/run: Not a directory; choose another with --out"):
+        RunFolder(tmp_path / "file" / "run").create()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regmix_active.report.folder.os.access", lambda path, mode: False)
+    with pytest.raises(ConfigError, match="not writable; choose another"):
+        RunFolder(tmp_path).create()
+
+
+def test_the_log_holds_the_packages_records_only(folder: RunFolder) -> None:
+    package = logging.getLogger("regmix_active")
+    level, handlers = package.level, list(package.handlers)
+    for _ in range(2):
+        with folder.logging():
+            logging.getLogger("regmix_active.search.loop").info("round %d", 1)
+            logging.getLogger("other").warning("not ours")
+    logging.getLogger("regmix_active.search.loop").info("too late")
+    lines = folder.log.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2, "appended"
+    assert all(line.endswith("INFO    regmix_active.search.loop: round 1") for line in lines)
+    assert (package.level, package.handlers) == (level, handlers)
+
+
+def test_predictions_of_many_digits_are_rounded(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:
+    third = dataclasses.replace(found.found, mean=1 / 3)
+    folder.write_mixture(dataclasses.replace(found, found=third), record)
+    assert read(folder.mixture)["predicted"]["found"]["mean"] == 0.333333

@@ -1,0 +1,50 @@
+"""The README keeps its promises: its Python runs, its commands parse, its strategy is short."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from regmix_active.cli import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"^\$? ?(regmix-active [^#\n]*)", README, re.MULTILINE)))
+
+
+def test_python_example_runs(tiny: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGMIX_ACTIVE_CACHE", str(cache))
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    smaller = code.replace('"embedded"', repr(str(tiny))).replace("budget=64", "budget=10")
+    assert smaller != code
+    scope: dict[str, object] = {"__name__": "readme"}
+    exec(compile(smaller, "README.md", "exec"), scope)
+    rows = (tmp_path / "runs" / "curious" / "trials.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 11
+    assert "curious" in rows[-1]
+
+
+def test_strategy_of_the_example_takes_ten_lines_or_fewer() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    strategy = code[: code.index("found =")]
+    assert len([line for line in strategy.splitlines() if line.strip()]) <= 10
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_parse(line: str) -> None:
+    verb, *arguments = shlex.split(line)[1:]
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None, verb
+    command.make_context(verb, arguments)
+
+
+def test_readme_names_every_verb_and_file() -> None:
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for verb in cli.list_commands(click.Context(cli)):
+        assert f"| `{verb}` |" in README
