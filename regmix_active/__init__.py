@@ -14,7 +14,7 @@ _PUBLIC = {
     "FunctionRunner": "regmix_active.proxy.runner",
     "History": "regmix_active.study.history",
     "MixtureSpace": "regmix_active.mixture.space",
-    "Observer": "regmix_active.search.observer",
+    "Observer": "regmix_active.observer",
     "ProxyRunner": "regmix_active.proxy.base",
     "Recommendation": "regmix_active.recommend.simulate",
     "RunConfig": "regmix_active.config.schema",
@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from regmix_active.config.load import load_config
     from regmix_active.config.schema import RunConfig
     from regmix_active.mixture.space import MixtureSpace
+    from regmix_active.observer import Observer
     from regmix_active.proxy.base import ProxyRunner
     from regmix_active.proxy.runner import FunctionRunner
     from regmix_active.recommend.simulate import Recommendation
     from regmix_active.search.active import ActiveSearch
-    from regmix_active.search.observer import Observer
     from regmix_active.strategies import AcquisitionStrategy, Strategy, strategy
     from regmix_active.study.history import History
     from regmix_active.surrogate.base import Surrogate

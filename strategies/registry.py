@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TypeVar, get_type_hints
 
@@ -49,22 +49,30 @@ def strategy(name: str) -> Callable[[S], S]:
 
 
 def available() -> dict[str, type[Strategy]]:
-    """All strategies by name: those of this folder and those that installed packages bring."""
+    """All strategies by name: those of this folder and those that installed packages bring.
+
+    Raises:
+        StrategyError: If a package's strategy cannot be loaded, is not one, or takes a name that is taken.
+    """
+    _import_built_in()
+    for point in entry_points(group=ENTRY_POINTS):
+        _load_entry_point(point)
+    return dict(sorted(_registered.items()))
+
+
+def _import_built_in() -> None:
     for module in BUILT_IN:
         importlib.import_module(f".{module}", __package__)
-    for point in entry_points(group=ENTRY_POINTS):
-        if point.name in _registered:
-            continue
-        try:
-            loaded = point.load()
-        except (ImportError, AttributeError) as error:
-            raise StrategyError(
-                f"strategy {point.name!r} ({point.value}) cannot be loaded: {error}; reinstall its package"
-            ) from error
-        _registered.setdefault(point.name, loaded)
-        if "name" not in vars(loaded):
-            loaded.name = point.name
-    return dict(sorted(_registered.items()))
+
+
+def _load_entry_point(point: EntryPoint) -> None:
+    try:
+        cls = point.load()
+    except (ImportError, AttributeError) as error:
+        raise StrategyError(f"strategy {point.name!r} ({point.value}) cannot be loaded: {error}; reinstall its package") from error
+    if not (inspect.isclass(cls) and issubclass(cls, Strategy)):
+        raise StrategyError(f"strategy {point.name!r} ({point.value}) is not a Strategy class")
+    strategy(point.name)(cls)
 
 
 def load_strategy(spec: str, options: Mapping[str, object] | None = None, surrogate: Surrogate | None = None) -> Strategy:
@@ -103,17 +111,22 @@ def load_strategy(spec: str, options: Mapping[str, object] | None = None, surrog
 
 
 def _by_name(name: str) -> type[Strategy]:
-    known = available()
-    if name not in known:
+    _import_built_in()
+    points = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in _registered and name in points:  # no other package's fault shall stand in the way
+        _load_entry_point(points[name])
+    if name not in _registered:
+        known = sorted({*_registered, *points})
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known strategies: {', '.join(known)}"
         raise StrategyError(f"unknown strategy {name!r}; {hint} (a strategy of your own: path/to/file.py:Name)")
-    return known[name]
+    return _registered[name]
 
 
 def _from_file(path: Path, attribute: str) -> type[Strategy]:
     if not path.is_file():
         raise StrategyError(f"strategy file {path}: no such file")
+    _import_built_in()  # first, so that it is the file that cannot take one of their names
     name = f"regmix_active_user_{path.stem}"
     module_spec = importlib.util.spec_from_file_location(name, path)
     if module_spec is None or module_spec.loader is None:
@@ -123,6 +136,9 @@ def _from_file(path: Path, attribute: str) -> type[Strategy]:
     sys.modules[name] = module
     try:
         module_spec.loader.exec_module(module)
+    except StrategyError:
+        del sys.modules[name]
+        raise
     except Exception as error:
         del sys.modules[name]
         raise StrategyError(f"strategy file {path}: {type(error).__name__}: {error}") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -22,8 +24,10 @@ def test_python_example_runs(tiny: Path, cache: Path, tmp_path: Path, monkeypatc
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     smaller = code.replace('"embedded"', repr(str(tiny))).replace("budget=64", "budget=10")
     assert smaller != code
-    scope: dict[str, object] = {"__name__": "readme"}
-    exec(compile(smaller, "README.md", "exec"), scope)
+    (tmp_path / "example.py").write_text(smaller, encoding="utf-8")
+    result = subprocess.run([sys.executable, "example.py"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "'books'" in result.stdout
     rows = (tmp_path / "runs" / "curious" / "trials.csv").read_text(encoding="utf-8").splitlines()
     assert len(rows) == 11
     assert "curious" in rows[-1]
@@ -31,7 +35,7 @@ def test_python_example_runs(tiny: Path, cache: Path, tmp_path: Path, monkeypatc
 
 def test_strategy_of_the_example_takes_ten_lines_or_fewer() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    strategy = code[: code.index("found =")]
+    strategy = code[: code.index("if __name__")]
     assert len([line for line in strategy.splitlines() if line.strip()]) <= 10
 
 

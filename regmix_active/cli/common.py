@@ -56,6 +56,13 @@ def load_run(run: Path, overrides: dict[str, Any] | None = None) -> LoadedConfig
     return load_config(config, given(overrides or {}).items())
 
 
+def absolute_storage(url: str) -> str:
+    """An SQLite URL with an absolute path, so that later commands find the file from another folder."""
+    prefix = "sqlite:///"
+    path = url.removeprefix(prefix)
+    return prefix + str(Path.cwd() / path) if url.startswith(prefix) and path not in ("", ":memory:") else url
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Options that were given on the command line."""
     return {key: value for key, value in options.items() if value is not None}
@@ -75,5 +82,7 @@ def parse_target(text: str | None) -> Any:
         try:
             weights[name.strip()] = float(weight or 1)
         except ValueError:
-            raise click.BadParameter(f"{part!r}: write NAME or NAME=WEIGHT, for example books=0.7,code=0.3") from None
+            raise click.BadParameter(
+                f"{part!r}: write NAME or NAME=WEIGHT, for example books=0.7,code=0.3", param_hint="--target"
+            ) from None
     return weights

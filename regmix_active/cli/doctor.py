@@ -19,13 +19,17 @@ def command(config: str, budget: int | None) -> None:
 
     import psutil
     import torch
+    from rich.markup import escape
     from rich.table import Table
 
     from regmix_active.config.load import load_config
     from regmix_active.corpus.build import build_store, default_cache_dir
     from regmix_active.execution.local import local_devices, usable_cores
     from regmix_active.proxy.calibrate import proxy_seconds
+    from regmix_active.proxy.runner import mixed_domains
     from regmix_active.report.folder import versions
+    from regmix_active.strategies import load_strategy
+    from regmix_active.study.target import Target
 
     loaded = load_config(config).config
     wanted = budget or loaded.search.budget
@@ -47,17 +51,22 @@ def command(config: str, budget: int | None) -> None:
     for i, (name, share) in enumerate(zip(store.domains, store.natural_shares, strict=True)):
         train, validation = len(store.train(i)), len(store.validation(i))
         alone = "only scored" if name in loaded.score_only else f"{loaded.proxy.tokens / train:.2f}"
-        corpus.add_row(name, f"{train:,}", f"{validation:,}", f"{share:.1%}", alone)
+        corpus.add_row(escape(name), f"{train:,}", f"{validation:,}", f"{share:.1%}", alone)
     screen.print(corpus)
+    # What a run would refuse is refused here too.
+    mixed_domains(store.domains, loaded.score_only)
+    Target.parse(loaded.target, store.domains)
+    load_strategy(loaded.search.strategy, loaded.search.strategy_options)
     devices = local_devices(loaded.execution.workers)
     with screen.status("training one stack for a moment"):
         seconds = proxy_seconds(store, loaded.proxy, loaded.execution.stack, devices[0])
     minutes = wanted * seconds / len(devices) / 60
+    duration = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
     kind = "core" if devices[0] == "cpu" else "GPU"
     workers = f"{len(devices)} worker{'s' if len(devices) > 1 else ''}"
     screen.print(
         f"one proxy: {seconds:.1f} s on one {kind} ({loaded.proxy.tokens:,} tokens, stacks of {loaded.execution.stack})\n"
-        f"{wanted} proxies on {workers}: about [bold]{minutes:.1f} minutes[/] of training, and up to a fifth more for the rest",
+        f"{wanted} proxies on {workers}: about [bold]{duration}[/] of training, and up to a fifth more for the rest",
         highlight=False,
         soft_wrap=True,
     )

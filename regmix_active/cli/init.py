@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import click
@@ -37,6 +38,8 @@ def command(folder: Path, output: Path, force: bool) -> None:
       regmix-active init texts/ -o mine.yaml
       regmix-active run --config mine.yaml
     """
+    from pydantic import ValidationError
+
     from regmix_active.config.schema import CorpusConfig, RunConfig
     from regmix_active.config.template import commented
     from regmix_active.corpus.discover import discover_domains
@@ -44,7 +47,14 @@ def command(folder: Path, output: Path, force: bool) -> None:
     if output.exists() and not force:
         raise ConfigError(f"{output} exists already; write another with -o, or overwrite it with --force")
     domains = discover_domains(folder)
-    config = RunConfig(name=output.stem, corpus=CorpusConfig(domains=domains))
+    try:
+        config = RunConfig(
+            name=re.sub(r"[^A-Za-z0-9._-]+", "-", output.stem).strip("-._") or "mine", corpus=CorpusConfig(domains=domains)
+        )
+    except ValidationError as error:
+        raise ConfigError(
+            f"{folder}: {error.errors()[0]['msg'].removeprefix('Value error, ')}; rename it, then try again"
+        ) from None
     try:
         output.write_text(commented(config, TITLE.format(folder=folder, file=output)), encoding="utf-8")
     except OSError as error:

@@ -38,4 +38,4 @@ def command(
     with screen.status("simulating the simplex"):
         found = search.recommend()
     screen.print(mixture_table(found), prediction_table(found), sep="\n")
-    screen.print(f"mixture: {search.folder.mixture}", highlight=False, soft_wrap=True)
+    screen.print(f"mixture: {search.folder.mixture}", markup=False, highlight=False, soft_wrap=True)

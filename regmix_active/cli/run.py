@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from regmix_active.cli.common import console, given, parse_target
+from regmix_active.cli.common import absolute_storage, console, given, parse_target
 
 
 @click.command()
@@ -50,6 +50,10 @@ def command(
     """
     from regmix_active.config.load import load_config, parse_override
 
+    if storage is not None:
+        storage = absolute_storage(storage)
+    if strategy is not None and ".py:" in strategy:  # from here, not from the configuration's folder
+        strategy = str(Path.cwd() / strategy)
     overrides = dict(parse_override(text) for text in settings)
     overrides |= given(
         {
@@ -73,7 +77,7 @@ def command(
     screen = console()
     with LiveView(screen) as view:
         search = ActiveSearch(loaded, out=out, observer=view)
-        screen.print(f"study [bold]{loaded.config.name}[/] in {public_url(search.storage)}", highlight=False, soft_wrap=True)
+        screen.print(f"study {loaded.config.name} in {public_url(search.storage)}", markup=False, highlight=False, soft_wrap=True)
         try:
             found = search.run()
         except KeyboardInterrupt:
@@ -85,7 +89,8 @@ def command(
             )
             raise
     screen.print(mixture_table(found), prediction_table(found), sep="\n")
-    screen.print(f"mixture: {search.folder.mixture}\nproxies: {search.folder.trials}", highlight=False, soft_wrap=True)
+    left = f"mixture: {search.folder.mixture}\nproxies: {search.folder.trials}\npicture: {search.folder.summary}"
+    screen.print(left, markup=False, highlight=False, soft_wrap=True)
     if prove:
         from regmix_active.cli.verify import show_verification
 

@@ -15,6 +15,7 @@ from regmix_active.cli.common import console, load_run, run_argument, storage_op
 def command(run: Path, storage: str | None) -> None:
     """How far RUN is: proxies by state, rounds, the best target so far and its mixture."""
     from optuna.trial import TrialState
+    from rich.markup import escape
     from rich.table import Table
 
     from regmix_active.report.console import shares_text
@@ -28,7 +29,7 @@ def command(run: Path, storage: str | None) -> None:
     record = search.open_record()
     history = record.history(Target.parse(loaded.config.target, record.meaning.loss_names))
     table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_row("study", f"{record.study.study_name} in {public_url(search.storage)}")
+    table.add_row("study", escape(f"{record.study.study_name} in {public_url(search.storage)}"))
     budget = loaded.config.search.budget
     states = ", ".join(
         f"{record.count(state)} {word}"
@@ -37,13 +38,16 @@ def command(run: Path, storage: str | None) -> None:
     table.add_row("proxies", f"{states}; the budget is {budget}")
     table.add_row("rounds", str(len(record.rounds())))
     table.add_row("time", str(duration(record.trials())).split(".")[0])
-    table.add_row("target", history.target.describe())
+    table.add_row("target", escape(history.target.describe()))
     if len(history):
         table.add_row("best trained", f"{history.values.min():.4f} nats per token (slot {history.slots[history.best]})")
-        table.add_row("its mixture", shares_text(history.space.as_dict(history.mixtures[history.best])))
-    missing = budget - len(history)
+        table.add_row("its mixture", escape(shares_text(history.space.as_dict(history.mixtures[history.best]))))
     again = f"regmix-active run --config {search.folder.config} --out {run}"
-    table.add_row(
-        "next", f"{missing} proxies missing: {again}" if missing > 0 else f"done; the mixture is in {search.folder.mixture}"
-    )
+    if (missing := budget - len(history)) > 0:
+        following = f"{missing} proxies missing: {again}"
+    elif search.folder.mixture.is_file():
+        following = f"done; the mixture is in {search.folder.mixture}"
+    else:
+        following = f"all proxies are trained, the answer is missing: {again}"
+    table.add_row("next", escape(following))
     console().print(table, highlight=False, soft_wrap=True)

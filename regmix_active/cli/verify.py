@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 def command(run: Path, storage: str | None, seeds: int | None, workers: int | None) -> None:
     """Prove it: train the found, the natural, the uniform and the best trained mixture of RUN with fresh seeds.
 
+    The found mixture is the one in RUN/mixture.yaml, scored by the target that it was found for.
     Prints their true targets with standard errors and a verdict; all seeds are new, so that luck in the search does not count.
     """
     from regmix_active.search.active import ActiveSearch
 
     loaded = load_run(run, {"study.storage": storage, "verify.seeds": seeds, "execution.workers": workers})
     search = ActiveSearch(loaded, out=run)
-    show_verification(search, search.recommend(), console())
+    screen = console()
+    with screen.status("reading the study"):
+        found = search.answer()
+    show_verification(search, found, screen)
 
 
 def show_verification(search: ActiveSearch, found: Recommendation, screen: Console) -> None:
@@ -43,7 +47,9 @@ def show_verification(search: ActiveSearch, found: Recommendation, screen: Conso
         try:
             verification = search.verify(found)
         except KeyboardInterrupt:
-            screen.print(f"[yellow]stopped.[/] Continue with: regmix-active verify {search.folder.path}", highlight=False)
+            screen.print(
+                f"stopped. Continue with: regmix-active verify {search.folder.path}", markup=False, highlight=False, soft_wrap=True
+            )
             raise
     screen.print(verification_table(verification))
-    screen.print(verification.verdict, style="green" if verification.passed else "yellow", highlight=False)
+    screen.print(verification.verdict, style="green" if verification.passed else "yellow", highlight=False, soft_wrap=True)

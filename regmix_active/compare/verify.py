@@ -13,15 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from regmix_active.errors import ProxyError
+from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRequest, ProxyRunner
-from regmix_active.search.observer import Observer
 from regmix_active.study.target import Target
 
 FOUND = "found"
-SIGNIFICANT = 2.0
-"""Standard errors beyond which a difference is called one."""
+CHANCE = 0.05
+"""How often a difference may be called one where there is none (two-sided, Student's t over the seeds)."""
+
+STANDARD_ERRORS = 2.0
+"""Never call fewer standard errors than this a difference."""
+
+LEAST_DIFFERENCE = 1e-6
+"""Nats per token below which mixtures are the same: a repeated training has a standard error of zero."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,18 @@ class Rival:
 
     @property
     def beaten(self) -> bool:
-        """Whether the found mixture is better by more than two standard errors."""
-        return self.gain > SIGNIFICANT * self.gain_error
+        """Whether the found mixture is significantly better."""
+        return self.gain > self._threshold
 
     @property
     def better(self) -> bool:
-        """Whether it is better than the found mixture by more than two standard errors."""
-        return self.gain < -SIGNIFICANT * self.gain_error
+        """Whether it is significantly better than the found mixture."""
+        return self.gain < -self._threshold
+
+    @property
+    def _threshold(self) -> float:
+        quantile = float(student.ppf(1 - CHANCE / 2, len(self.values) - 1))
+        return max(max(quantile, STANDARD_ERRORS) * self.gain_error, LEAST_DIFFERENCE)
 
 
 @dataclass(frozen=True)

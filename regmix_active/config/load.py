@@ -6,6 +6,7 @@ Files are YAML 1.2 (``no`` is a string, ``1e-3`` a number) without custom tags; 
 from __future__ import annotations
 
 import difflib
+import glob
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -104,13 +105,27 @@ def _absolute_paths(config: RunConfig, base_dir: Path) -> RunConfig:
     }
     file = corpus.tokenizer.file
     tokenizer = corpus.tokenizer.model_copy(update={"file": _absolute(file, base_dir)})
+    search = config.search.model_copy(update={"strategy": _absolute_strategy(config.search.strategy, base_dir)})
+    config = config.model_copy(update={"search": search})
     return config.model_copy(update={"corpus": corpus.model_copy(update={"domains": domains, "tokenizer": tokenizer})})
 
 
 def _absolute(path: str | tuple[str, ...] | None, base_dir: Path) -> str | tuple[str, ...] | None:
     if path is None or isinstance(path, str):
-        return path and str(base_dir / Path(path).expanduser())
-    return tuple(str(base_dir / Path(one).expanduser()) for one in path)
+        return path and _absolute_path(path, base_dir)
+    return tuple(_absolute_path(one, base_dir) for one in path)
+
+
+def _absolute_path(path: str, base_dir: Path) -> str:
+    written = Path(path).expanduser()
+    # Only what the user wrote is a glob: a folder above may have brackets in its name.
+    base = Path(glob.escape(str(base_dir))) if glob.has_magic(path) else base_dir
+    return str(base / written)
+
+
+def _absolute_strategy(spec: str, base_dir: Path) -> str:
+    file, separator, name = spec.rpartition(":")
+    return f"{base_dir / Path(file).expanduser()}:{name}" if separator and file.endswith(".py") else spec
 
 
 def _read(path: Path) -> str:

@@ -232,7 +232,8 @@ class RunConfig(Section):
     """Seed of everything random in the study."""
 
     target: Literal["mean"] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = "mean"
-    """What is minimised: `mean` of all domain losses, or weights over them, such as `{books: 1}` (scaled to sum to one)."""
+    """What is minimised: `mean` of all domain losses, or one of them by name, or weights over them, such as
+    `{books: 2, code: 1}` (scaled to sum to one)."""
 
     score_only: tuple[str, ...] = ()
     """Domains that every proxy is scored on but never trained on: text like that of the final use. Usually the target."""
@@ -244,6 +245,11 @@ class RunConfig(Section):
     verify: VerifyConfig = VerifyConfig()
     execution: ExecutionConfig = ExecutionConfig()
     study: StudyConfig = StudyConfig()
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _named_target(cls, target: object) -> object:
+        return {target: 1.0} if isinstance(target, str) and target != "mean" else target
 
     @field_validator("target")
     @classmethod

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from regmix_active.config.schema import DomainConfig
-from regmix_active.errors import CorpusError
+import fsspec
 
-TEXT_SUFFIXES = (".jsonl", ".json", ".txt", ".md", ".parquet", ".csv")
+from regmix_active.config.schema import DomainConfig
+from regmix_active.corpus.sources import SUFFIXES
+from regmix_active.errors import CorpusError
 
 
 def discover_domains(folder: Path) -> dict[str, DomainConfig]:
@@ -34,21 +35,21 @@ def discover_domains(folder: Path) -> dict[str, DomainConfig]:
     if len(domains) < 2:
         raise CorpusError(
             f"{folder}: found {len(domains)} domains; a mixture needs two or more. Put each domain into its own subfolder, "
-            f"or its own file ({', '.join(TEXT_SUFFIXES)}, also .gz)"
+            f"or its own file ({', '.join(SUFFIXES)}, also .gz)"
         )
     return domains
 
 
 def _is_text(file: Path) -> bool:
-    return file.name.removesuffix(".gz").endswith(TEXT_SUFFIXES)
+    return file.name.lower().removesuffix(".gz").endswith(SUFFIXES)
 
 
 def _text_key(file: Path) -> str:
     """The field that holds the text: `text` if there is one, else the longest string of the first line."""
-    if not file.name.endswith((".jsonl", ".json")):
+    if not file.name.lower().removesuffix(".gz").endswith((".jsonl", ".json")):
         return "text"
     try:
-        with file.open(encoding="utf-8") as lines:
+        with fsspec.open(str(file), "rt", encoding="utf-8", compression="infer") as lines:
             first = json.loads(next(lines, "{}"))
     except (OSError, ValueError):
         return "text"

@@ -6,7 +6,7 @@ A weight is a share of training tokens. Every mixture that is designed, proposed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +25,10 @@ class MixtureSpace:
 
     Attributes:
         domains: Names, in the order of every weight vector; at least two, all different.
-        natural: The mixture that the data has by itself, shape ``(d,)``; positive, sums to 1.
+        natural: The mixture that the data has by itself, shape ``(d,)``; ≥ 0, sums to 1.
 
     Raises:
-        ValueError: If names repeat, shapes differ, or `natural` is not a positive mixture.
+        ValueError: If names repeat, shapes differ, or `natural` is not a mixture.
     """
 
     domains: tuple[str, ...]
@@ -106,9 +106,3 @@ class MixtureSpace:
             raise ValueError(f"unknown domain {unknown[0]!r}; the domains are {', '.join(self.domains)}")
         row: NDArray[np.float64] = self.check([weights.get(name, 0.0) for name in self.domains])[0]
         return row
-
-
-def natural_space(domains: Sequence[str], counts: ArrayLike) -> MixtureSpace:
-    """A space whose natural mixture is proportional to `counts` (tokens per domain)."""
-    weights = np.asarray(counts, dtype=np.float64)
-    return MixtureSpace(tuple(domains), weights / weights.sum())

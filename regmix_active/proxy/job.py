@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from regmix_active.atomic import write_atomically
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
@@ -54,7 +53,7 @@ class ProxyJob:
     def write(self, folder: Path) -> Path:
         """Write the job file into `folder` and return its path."""
         path = folder / f"{self.key}.job.json"
-        _write_atomically(path, self._content())
+        write_atomically(path, json.dumps(self._content()))
         return path
 
     @classmethod
@@ -104,7 +103,7 @@ def run_job(path: str, device: str) -> None:
 def write_results(path: Path, results: Sequence[ProxyResult]) -> None:
     """Write results so that the file is whole or absent, also after a power cut."""
     body = [asdict(result) for result in results]
-    _write_atomically(path, {"format": FORMAT, "sha256": _digest(body), "results": body})
+    write_atomically(path, json.dumps({"format": FORMAT, "sha256": _digest(body), "results": body}))
 
 
 def read_results(path: Path) -> list[ProxyResult] | None:
@@ -119,21 +118,3 @@ def read_results(path: Path) -> list[ProxyResult] | None:
 
 def _digest(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-
-def _write_atomically(path: Path, content: Any) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

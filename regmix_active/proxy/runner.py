@@ -53,12 +53,7 @@ class SwarmRunner:
             ConfigError: If one of them is not in the store, or fewer than two domains remain to be mixed.
         """
         self._store, self._proxy, self._stack, self._executor, self._folder = store, proxy, stack, executor, folder
-        for name in score_only:
-            if name not in store.domains:
-                raise ConfigError(f"score_only: unknown domain '{name}'; the domains are: {', '.join(store.domains)}")
-        self._trained = np.array([name not in score_only for name in store.domains])
-        if self._trained.sum() < 2:
-            raise ConfigError("score_only: leaves fewer than two domains to be mixed")
+        self._trained = mixed_domains(store.domains, score_only)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -129,6 +124,21 @@ class SwarmRunner:
                 self._executor.cancel(path)
 
 
+def mixed_domains(domains: Sequence[str], score_only: Collection[str]) -> NDArray[np.bool_]:
+    """Which domains are trained on, shape ``(len(domains),)``: all that are not scored only.
+
+    Raises:
+        ConfigError: If a name is unknown, or fewer than two domains remain to be mixed.
+    """
+    for name in score_only:
+        if name not in domains:
+            raise ConfigError(f"score_only: unknown domain '{name}'; the domains are: {', '.join(domains)}")
+    mixed = np.array([name not in score_only for name in domains])
+    if mixed.sum() < 2:
+        raise ConfigError("score_only: leaves fewer than two domains to be mixed")
+    return mixed
+
+
 class FunctionRunner:
     """Asks a Python function for the losses of a mixture: for tests, toys and recorded tables."""
 
@@ -149,6 +159,7 @@ class FunctionRunner:
             if request.slot in known:
                 continue
             try:
-                yield ProxyResult(request.slot, dict(self._losses(request.weights)))
+                losses = self._losses(request.weights)
+                yield ProxyResult(request.slot, {name: float(loss) for name, loss in losses.items()})
             except ProxyError as error:
                 yield ProxyResult(request.slot, {}, failure=str(error))

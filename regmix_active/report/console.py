@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-from regmix_active.search.observer import Observer
+from regmix_active.observer import Observer
 
 if TYPE_CHECKING:
     from regmix_active.compare.verify import Verification
@@ -28,10 +28,10 @@ class LiveView(Observer):
         self.console = console
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", table_column=Column(max_width=34, no_wrap=True, overflow="ellipsis")),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("proxies  {task.fields[best]}"),
+            TextColumn("proxies  {task.fields[best]}", table_column=Column(no_wrap=True)),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -40,7 +40,7 @@ class LiveView(Observer):
         )
         self._task = self._progress.add_task("starting", total=None, best="")
         self._best: float | None = None
-        self.failures = 0
+        self._searching = True
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -55,7 +55,7 @@ class LiveView(Observer):
 
     def on_warning(self, text: str) -> None:
         """Print it: it must outlast the live view."""
-        self.console.print(f"[yellow]note:[/] {text}", highlight=False, soft_wrap=True)
+        self.console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
     def on_start(self, completed: int, budget: int, best: float | None) -> None:
         """Show how far the study is."""
@@ -64,7 +64,7 @@ class LiveView(Observer):
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task("starting", total=budget, completed=completed, best=self._best_text())
         if completed:
-            self.console.print(f"continuing: {completed} of {budget} proxies are in the study, {self._best_text()}")
+            self.console.print(f"continuing: {completed} proxies are in the study, the budget is {budget} · {self._best_text()}")
 
     def on_round(self, index: int, size: int, unfinished: int, proposer: str) -> None:
         """Show the new round."""
@@ -76,17 +76,18 @@ class LiveView(Observer):
     def on_result(self, result: ProxyResult, value: float | None) -> None:
         """Count a proxy."""
         if value is None:
-            self.failures += 1
             self.console.print(f"[yellow]proxy {result.slot} failed:[/] {escape(str(result.failure))}", highlight=False)
             return
-        self._best = value if self._best is None else min(self._best, value)
+        if self._searching:
+            self._best = value if self._best is None else min(self._best, value)
         self._progress.update(self._task, advance=1, best=self._best_text())
 
     def verifying(self, total: int) -> None:
         """Show the trainings of a verification."""
         self._progress.remove_task(self._task)
-        self._best = None
-        self._task = self._progress.add_task("verifying with fresh seeds", total=total, best="")
+        # The smallest of several seeds and mixtures would say nothing.
+        self._searching, self._best = False, None
+        self._task = self._progress.add_task("verifying", total=total, best="")
         if not self.console.is_terminal:
             self.console.print(f"verifying: {total} proxies with fresh seeds", highlight=False)
 
@@ -98,7 +99,7 @@ def mixture_table(found: Recommendation) -> Table:
     """Domain by domain: natural share, found share, their ratio."""
     table = Table(title=f"Found mixture after {len(found.history)} proxies", title_justify="left")
     table.add_column("domain")
-    for column in ("natural share", "found share", "ratio", "predicted loss", "natural's"):
+    for column in ("natural share", "found share", "ratio", "predicted loss", "with natural"):
         table.add_column(column, justify="right")
     losses = dict(zip(found.history.target.loss_names, zip(found.found.losses, found.natural.losses, strict=True), strict=True))
     rows = zip(found.history.space.domains, found.natural.weights, found.found.weights, strict=True)
@@ -114,7 +115,12 @@ def mixture_table(found: Recommendation) -> Table:
 
 def prediction_table(found: Recommendation) -> Table:
     """The predicted target of the found mixture beside those it should beat."""
-    table = Table(title=f"Target: {escape(found.history.target.describe())}, nats per token", title_justify="left")
+    table = Table(
+        title=f"Target: {escape(found.history.target.describe())}, nats per token",
+        caption="for the study's own seed: another seed moves all mixtures by about as much",
+        title_justify="left",
+        caption_justify="left",
+    )
     for column in ("mixture", "predicted", "doubt (1 sd)", "trained"):
         table.add_column(column, justify="left" if column == "mixture" else "right")
     named = [("found", found.found), ("natural", found.natural), ("uniform", found.uniform)]
@@ -150,5 +156,5 @@ def picture(tables: Sequence[RenderableType], title: str) -> str:
     """Tables as an SVG to share."""
     recorder = Console(record=True, width=100, file=io.StringIO(), force_terminal=True)
     for table in tables:
-        recorder.print(table)
+        recorder.print(table, highlight=False)
     return recorder.export_svg(title=title)

@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from regmix_active.atomic import write_atomically
 from regmix_active.config.load import dump_config
 from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
@@ -96,7 +98,7 @@ class RunFolder:
         if config.study.storage is not None:
             study = config.study.model_copy(update={"storage": public_url(config.study.storage)})
             config = config.model_copy(update={"study": study})
-        _write(
+        write_atomically(
             self.config,
             "# The resolved configuration of this run: regmix-active run --config FILE takes it.\n" + dump_config(config),
         )
@@ -110,9 +112,12 @@ class RunFolder:
             "study": record.study.study_name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "target": target.describe(),
+            "target_weights": {
+                name: float(weight) for name, weight in zip(target.loss_names, target.weights, strict=True) if weight
+            },
             "weights": rounded(space.as_dict(found.found.weights)),
             "predicted": {
-                "unit": "nats per token; std is the doubt about the mean, without the noise of seeds",
+                "unit": "nats per token, for the study's own seed; std is the doubt about the mean, without the noise of seeds",
                 "found": _prediction(found.found),
                 "natural": _prediction(found.natural),
                 "uniform": _prediction(found.uniform),
@@ -132,7 +137,19 @@ class RunFolder:
             "seed": record.config.get("seed"),
             "versions": versions(),
         }
-        _write(self.mixture, "# Found by regmix-active. A weight is a share of the training tokens.\n" + _yaml(content))
+        write_atomically(self.mixture, "# Found by regmix-active. A weight is a share of the training tokens.\n" + _yaml(content))
+
+    def read_mixture(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Weights and target weights of the answer, by name.
+
+        Raises:
+            ConfigError: If the file is not one of ours.
+        """
+        try:
+            content = YAML(typ="safe", pure=True).load(self.mixture.read_text(encoding="utf-8"))
+            return dict(content["weights"]), dict(content["target_weights"])
+        except (OSError, YAMLError, KeyError, TypeError, ValueError):
+            raise ConfigError(f"{self.mixture}: cannot be read; write it anew with: regmix-active recommend {self.path}") from None
 
     def write_trials(self, record: StudyRecord) -> None:
         """Write one row per proxy."""
@@ -150,7 +167,7 @@ class RunFolder:
             for key, prefix in (("losses", "loss"), ("bits_per_byte", "bits_per_byte")):
                 row |= {f"{prefix}/{name}": value for name, value in attributes.get(key, {}).items()}
             writer.writerow(row)
-        _write(self.trials, stream.getvalue())
+        write_atomically(self.trials, stream.getvalue())
 
     def write_verification(self, verification: Verification, found: Recommendation) -> None:
         """Write the proof."""
@@ -172,14 +189,14 @@ class RunFolder:
             },
             "versions": versions(),
         }
-        _write(self.verification, "# Mixtures trained again with fresh seeds; nats per token.\n" + _yaml(content))
+        write_atomically(self.verification, "# Mixtures trained again with fresh seeds; nats per token.\n" + _yaml(content))
 
     def write_summary(self, found: Recommendation, verification: Verification | None = None) -> None:
         """Write the tables as a picture."""
         tables: list[RenderableType] = [mixture_table(found), prediction_table(found)]
         if verification is not None:
             tables += [verification_table(verification), verification.verdict]
-        _write(self.summary, picture(tables, f"regmix-active: {self.path.name}"))
+        write_atomically(self.summary, picture(tables, f"regmix-active: {self.path.name}"))
 
 
 def rounded(weights: Mapping[str, float]) -> dict[str, float]:
@@ -213,9 +230,3 @@ def _yaml(content: Mapping[str, Any]) -> str:
     stream = io.StringIO()
     yaml.dump(dict(content), stream)
     return stream.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +19,28 @@ from regmix_active.config.schema import RunConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ConfigError, StudyError
 from regmix_active.mixture.space import MixtureSpace
+from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
 from regmix_active.recommend.simulate import Recommendation, recommend
 from regmix_active.report.folder import RunFolder
 from regmix_active.search.loop import SearchLoop
-from regmix_active.search.observer import Observer
 from regmix_active.strategies import Strategy, load_strategy
 from regmix_active.study.lock import exclusive
 from regmix_active.study.record import Meaning, StudyRecord
-from regmix_active.study.storage import default_storage, open_storage, open_study
+from regmix_active.study.storage import default_storage, lock_file, open_storage, open_study, public_url
 from regmix_active.study.target import Target
 from regmix_active.surrogate.base import Surrogate
 from regmix_active.surrogate.registry import load_surrogate
+
+log = logging.getLogger(__name__)
 
 
 class ActiveSearch:
     """One search: its configuration, its run folder and its parts.
 
-    >>> search = ActiveSearch("embedded", out="runs/mine")  # doctest: +SKIP
-    >>> found = search.run(budget=64)  # doctest: +SKIP
-    >>> found.weights  # doctest: +SKIP
-
     Making one reads nothing but the configuration; :meth:`run` builds the corpus, opens or continues the study and trains.
+    Proxies train in processes of their own, which import the script that made the search: keep its start below
+    ``if __name__ == "__main__":``.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class ActiveSearch:
         out: str | Path | None = None,
         runner: ProxyRunner | None = None,
         natural: Sequence[float] | None = None,
+        facts: Mapping[str, str | int | float] | None = None,
         strategy: Strategy | str | None = None,
         surrogate: Surrogate | str | None = None,
         observer: Observer | None = None,
@@ -59,28 +63,39 @@ class ActiveSearch:
             out: Run folder; default ``runs/NAME``.
             runner: What turns mixtures into losses; default: a swarm of proxies on the configuration's corpus.
             natural: Natural share per domain of `runner`, which has no token counts; default: uniform.
-            strategy: Overrides ``search.strategy``: an instance, or a name.
+            facts: What else the losses of `runner` depend on, such as its model and data; a study that was made with other
+                facts is refused instead of continued.
+            strategy: Overrides ``search.strategy``: an instance (which brings its own surrogate), or a name.
             surrogate: Overrides ``search.surrogate``: an instance, or a name.
             observer: Told what happens.
 
         Raises:
             ConfigError: If the configuration, or the name of a surrogate, is wrong.
-            StrategyError: If the strategy cannot be loaded.
         """
-        if isinstance(config, LoadedConfig):
-            config = config.config
         if config is None:
             config = RunConfig() if runner is not None else "embedded"
+        if isinstance(config, LoadedConfig):
+            config = config.config
         self.config = config if isinstance(config, RunConfig) else load_config(config).config
         settings = self.config.search
+        if surrogate is None and isinstance(strategy, Strategy):
+            surrogate = getattr(strategy, "surrogate", None)
         self.surrogate = surrogate if isinstance(surrogate, Surrogate) else load_surrogate(surrogate or settings.surrogate)
-        if isinstance(strategy, Strategy):
-            self.strategy = strategy
-        else:
-            self.strategy = load_strategy(strategy or settings.strategy, settings.strategy_options, self.surrogate)
         self.folder = RunFolder(Path(out) if out is not None else Path("runs") / self.config.name)
         self.observer = observer or Observer()
-        self._runner, self._natural = runner, natural
+        self._strategy = strategy or settings.strategy
+        self._runner, self._natural, self._facts = runner, natural, facts or {}
+
+    @cached_property
+    def strategy(self) -> Strategy:
+        """What chooses the mixtures; loaded when a search needs it, so that looking at a run executes no file.
+
+        Raises:
+            StrategyError: If it cannot be loaded.
+        """
+        if isinstance(self._strategy, Strategy):
+            return self._strategy
+        return load_strategy(self._strategy, self.config.search.strategy_options, self.surrogate)
 
     @property
     def storage(self) -> str:
@@ -94,61 +109,90 @@ class ActiveSearch:
             budget: Completed proxy runs in the whole study; default ``search.budget``.
 
         Raises:
+            ConfigError: If the budget is too small for the surrogate.
+            StrategyError: If the strategy cannot be loaded, or fails.
             StudyMismatchError: If the run folder holds a study of another meaning.
             StudyBusyError: If another process is writing it.
             ProxyError: If too many proxies in a row fail.
         """
         settings = self.config.search if budget is None else self.config.search.model_copy(update={"budget": budget})
-        if settings.budget < 1:
-            raise ConfigError(f"search.budget: a search needs at least one proxy (got {settings.budget})")
-        self.folder.create()
-        with exclusive(self.folder.path), self.folder.logging(), self._running(self.folder.jobs) as (runner, meaning):
-            config = self.config.model_copy(update={"search": settings})
+        if settings.budget < self.surrogate.minimum_runs:
+            raise ConfigError(
+                f"search.budget: {settings.budget} proxies are too few for the surrogate {self.surrogate.name!r}, "
+                f"which needs {self.surrogate.minimum_runs}; 64 is a good start"
+            )
+        strategy, config = self.strategy, self.config.model_copy(update={"search": settings})
+        with self._running(self.folder.jobs) as (runner, meaning):
             target = Target.parse(config.target, runner.loss_names)
-            record = self.open_record(create=True)
-            # The study is in the storage, so it need not say where; and a URL may hold a password.
-            record.claim(meaning, config.model_dump(mode="json", exclude={"study"}), config.target)
-            self.folder.write_config(config)
-            SearchLoop(
-                record,
-                runner,
-                self.strategy,
-                target,
-                settings,
-                config.seed,
-                common_random_numbers=config.proxy.common_random_numbers,
-                observer=self.observer,
-            ).run()
-            self.folder.write_trials(record)
-            return self._recommend(record, target)
+            with self._writing():
+                record = self.open_record(create=True)
+                # The study is in the storage, so it need not say where; and a URL may hold a password.
+                record.claim(meaning, config.model_dump(mode="json", exclude={"study"}), config.target)
+                self.folder.write_config(config)
+                log.info("study %s in %s, budget %d", config.name, public_url(self.storage), settings.budget)
+                SearchLoop(
+                    record,
+                    runner,
+                    strategy,
+                    target,
+                    settings,
+                    config.seed,
+                    common_random_numbers=config.proxy.common_random_numbers,
+                    observer=self.observer,
+                ).run()
+                self.folder.write_trials(record)
+                found = self._recommended(record, target, None)
+                self._write(found, record)
+        return found
 
-    def recommend(self, target: Any = None, top_k: int | None = None) -> Recommendation:
+    def recommend(self, target: Any = None, top_k: int | None = None, *, write: bool = True) -> Recommendation:
         """Answer again from the study, without training: another target, another k, another surrogate.
 
         Args:
             target: As ``target`` in the configuration; default: the configuration's.
             top_k: Number of mixtures averaged; default ``recommend.top_k``.
+            write: Whether ``mixture.yaml`` shall hold this answer from now on.
 
         Raises:
             StudyError: If there is no study, or it holds too few finished proxies.
         """
         record = self.open_record()
         spec = self.config.target if target is None else target
-        return self._recommend(record, Target.parse(spec, record.meaning.loss_names), top_k)
+        found = self._recommended(record, Target.parse(spec, record.meaning.loss_names), top_k)
+        if write:
+            with self._writing():
+                self._write(found, record)
+        return found
+
+    def answer(self) -> Recommendation:
+        """The answer that ``mixture.yaml`` holds, with what the study says about it; computed if there is none.
+
+        Raises:
+            StudyError: If there is no study, or it holds too few finished proxies.
+            ConfigError: If the file was changed into something that is not a mixture of the study's domains.
+        """
+        if not self.folder.mixture.is_file():
+            return self.recommend()
+        weights, target = self.folder.read_mixture()
+        found = self.recommend(target, write=False)
+        try:
+            row = found.history.space.from_dict(weights)
+        except ValueError as error:
+            raise ConfigError(f"{self.folder.mixture}: {error}; write it anew with: regmix-active recommend") from None
+        return replace(found, found=replace(found.found, weights=row))
 
     def verify(self, found: Recommendation, seeds: int | None = None) -> Verification:
         """Train the found, natural, uniform and best trained mixtures with fresh seeds; see :mod:`regmix_active.compare.verify`.
 
         Args:
-            found: What :meth:`run` or :meth:`recommend` returned.
+            found: What :meth:`run`, :meth:`recommend` or :meth:`answer` returned.
             seeds: Fresh seeds per mixture; default ``verify.seeds``.
         """
         mixtures = {FOUND: found.found, "natural": found.natural, "uniform": found.uniform, "best trained": found.best_trained}
-        self.folder.create()
-        with exclusive(self.folder.path), self.folder.logging(), self._running(self.folder.jobs / "verify") as (runner, meaning):
+        with self._running(self.folder.jobs / "verify") as (runner, meaning), self._writing():
             record = self.open_record()
-            record.claim(meaning, record.config, None)
-            self.observer.on_stage("training with fresh seeds")
+            record.check(meaning)
+            self.observer.on_stage("verifying")
             verification = verify(
                 {name: prediction.weights for name, prediction in mixtures.items()},
                 runner,
@@ -157,23 +201,10 @@ class ActiveSearch:
                 self.config.seed,
                 self.observer,
             )
-        self.folder.write_verification(verification, found)
-        self.folder.write_summary(found, verification)
+            log.info("%s", verification.verdict)
+            self.folder.write_verification(verification, found)
+            self.folder.write_summary(found, verification)
         return verification
-
-    def _recommend(self, record: StudyRecord, target: Target, top_k: int | None = None) -> Recommendation:
-        history = record.history(target)
-        if len(history) < self.surrogate.minimum_runs:
-            raise StudyError(
-                f"the study holds {len(history)} completed proxies; {self.surrogate.name} needs {self.surrogate.minimum_runs} "
-                f"or more: regmix-active run --budget {max(16, self.surrogate.minimum_runs)}"
-            )
-        self.observer.on_stage(f"simulating {self.config.recommend.simulations:,} mixtures")
-        rng = np.random.default_rng([self.config.seed, 4])
-        found = recommend(history, self.surrogate, self.config.recommend.simulations, top_k or self.config.recommend.top_k, rng)
-        self.folder.write_mixture(found, record)
-        self.folder.write_summary(found)
-        return found
 
     def open_record(self, *, create: bool = False) -> StudyRecord:
         """The study of this search.
@@ -190,13 +221,41 @@ class ActiveSearch:
             )
         return StudyRecord(open_study(open_storage(self.storage), self.storage, self.config.name, create=create))
 
+    def _recommended(self, record: StudyRecord, target: Target, top_k: int | None) -> Recommendation:
+        history = record.history(target)
+        if len(history) < self.surrogate.minimum_runs:
+            raise StudyError(
+                f"{self.folder.path}: the study holds {len(history)} completed proxies; the surrogate {self.surrogate.name!r} "
+                f"needs {self.surrogate.minimum_runs} or more: continue it with a larger --budget"
+            )
+        self.observer.on_stage("simulating")
+        rng = np.random.default_rng([self.config.seed, 4])
+        return recommend(history, self.surrogate, self.config.recommend.simulations, top_k or self.config.recommend.top_k, rng)
+
+    def _write(self, found: Recommendation, record: StudyRecord) -> None:
+        self.folder.write_mixture(found, record)
+        self.folder.write_summary(found)
+        log.info("found %s, predicted %.4f nats per token", found.weights, found.found.mean)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The run folder and the study, for this process alone; what happens goes to the folder's log."""
+        file = lock_file(self.storage, self.config.name)
+        self.folder.create()
+        with contextlib.ExitStack() as held:
+            held.enter_context(exclusive(self.folder.path / ".lock", str(self.folder.path)))
+            if file is not None:
+                held.enter_context(exclusive(file, f"study {self.config.name!r} in {public_url(self.storage)}"))
+            held.enter_context(self.folder.logging())
+            yield
+
     @contextlib.contextmanager
     def _running(self, jobs: Path) -> Iterator[tuple[ProxyRunner, Meaning]]:
         """The runner, ready to train, and what its losses mean."""
         if self._runner is not None:
             natural = self._natural or [1 / len(self._runner.domains)] * len(self._runner.domains)
             space = MixtureSpace(self._runner.domains, np.array(natural))
-            yield self._runner, _meaning(space, self._runner.loss_names, {"seed": self.config.seed})
+            yield self._runner, _meaning(space, self._runner.loss_names, {"seed": self.config.seed, **self._facts})
             return
         # Late, so that a search with its own runner needs neither torch's training nor worker processes.
         from regmix_active.corpus.build import build_store
@@ -226,4 +285,5 @@ def _facts(config: RunConfig, store: TokenStore) -> dict[str, Any]:
     """What a loss depends on besides the mixture."""
     tokens = {f"corpus.tokens.{name}": len(store.train(i)) for i, name in enumerate(store.domains)}
     proxy = {f"proxy.{key}": value for key, value in config.proxy.model_dump().items()}
-    return {"seed": config.seed, "corpus.fingerprint": store.fingerprint, "corpus.vocab_size": store.vocab_size, **tokens, **proxy}
+    fingerprint = store.fingerprint[:16]
+    return {"seed": config.seed, "corpus.fingerprint": fingerprint, "corpus.vocab_size": store.vocab_size, **tokens, **proxy}

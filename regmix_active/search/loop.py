@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import traceback
 from dataclasses import dataclass, replace
 
 import numpy as np
 from optuna.trial import TrialState
 
 from regmix_active.config.schema import SearchConfig
-from regmix_active.errors import ProxyError, StrategyError
+from regmix_active.errors import ProxyError, RegmixActiveError, StrategyError
 from regmix_active.mixture.designs import regmix_design
 from regmix_active.mixture.space import Mixtures, MixtureSpace
+from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRequest, ProxyRunner
-from regmix_active.search.observer import Observer
 from regmix_active.strategies import Strategy
+from regmix_active.study.history import History
 from regmix_active.study.record import StudyRecord
 from regmix_active.study.target import Target
+from regmix_active.surrogate.base import Surrogate
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +102,9 @@ class SearchLoop:
                     self.observer.on_result(replace(result, failure=failure), None)
                     continue
                 losses = np.array([[result.losses[name] for name in self.target.loss_names]])
-                self.observer.on_result(result, float(self.target(losses)[0]))
+                value = float(self.target(losses)[0])
+                log.info("slot %d: target %.4f in %.1f s", result.slot, value, result.seconds)
+                self.observer.on_result(result, value)
         self._stop_after_failures()
 
     def _unfinished_round(self) -> Round | None:
@@ -113,8 +118,7 @@ class SearchLoop:
             return None
         if len(trials) < size:
             return self._plan(index, first, size)
-        finished = frozenset(trial.user_attrs["slot"] for trial in trials if trial.state.is_finished())
-        return Round(index, [self.record.request(trial) for trial in trials], finished, trials[0].user_attrs["proposer"])
+        return self._round(index)
 
     def _next_round(self) -> Round | None:
         missing = self.settings.budget - self.record.count(TrialState.COMPLETE)
@@ -132,21 +136,56 @@ class SearchLoop:
     def _plan(self, index: int, first: int, size: int) -> Round:
         """Propose a round and write it into the study before anything trains."""
         history = self.record.history(self.target).before(first)
-        if first < self.settings.initial or len(history) < LEAST_RUNS:
+        if first < self.settings.initial or len(history) < self._least_runs:
             proposer = INITIAL_DESIGN
             mixtures = self._initial_design(history.space, first, size)
         else:
             proposer = self.strategy.name
-            self.observer.on_stage(f"choosing {size} mixtures with {proposer}")
-            rng = np.random.default_rng([self.seed, first])
-            none = np.empty((0, history.space.dim))
-            mixtures = self._checked(self.strategy.propose(history, none, size, rng), size)
+            self.observer.on_stage(f"round {index}: choosing")
+            mixtures = self._proposed(history, size, np.random.default_rng([self.seed, first]))
         requests = [self.request(first + i, mixtures[i]) for i in range(size)]
         self.record.plan(requests, index, size, proposer)
-        return Round(index, requests, frozenset(), proposer)
+        return self._round(index)
+
+    def _round(self, index: int) -> Round:
+        """A round as the study holds it: what was planned before a crash stays, whatever would be proposed today."""
+        trials = self.record.rounds()[index]
+        finished = frozenset(trial.user_attrs["slot"] for trial in trials if trial.state.is_finished())
+        return Round(index, [self.record.request(trial) for trial in trials], finished, trials[-1].user_attrs["proposer"])
+
+    @property
+    def _least_runs(self) -> int:
+        surrogate = getattr(self.strategy, "surrogate", None)
+        return max(LEAST_RUNS, surrogate.minimum_runs) if isinstance(surrogate, Surrogate) else LEAST_RUNS
+
+    def _proposed(self, history: History, size: int, rng: np.random.Generator) -> Mixtures:
+        """The strategy's answer, checked.
+
+        Raises:
+            StrategyError: If it fails, or answers with something infeasible.
+        """
+        name, space = self.strategy.name, history.space
+        try:
+            proposed = self.strategy.propose(history, np.empty((0, space.dim)), size, rng)
+        except RegmixActiveError:
+            raise
+        except Exception as error:
+            log.exception("strategy %s failed", name)
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise StrategyError(
+                f"strategy {name!r} failed at {place.filename}:{place.lineno}: {type(error).__name__}: {error} "
+                "(the traceback is in run.log)"
+            ) from error
+        try:
+            mixtures = space.check(proposed)
+        except ValueError as error:
+            raise StrategyError(f"strategy {name!r} proposed an infeasible mixture: {error}") from error
+        if len(mixtures) != size:
+            raise StrategyError(f"strategy {name!r} proposed {len(mixtures)} mixtures where {size} were wanted")
+        return mixtures
 
     def _initial_design(self, space: MixtureSpace, first: int, size: int) -> Mixtures:
-        """A part of one design, which is drawn whole so that it does not matter in how many rounds it trains."""
+        """A part of one design, drawn whole, so that it does not matter in how many rounds it trains. Failures lengthen it."""
         whole = max(self.settings.initial, first + size)
         return regmix_design(space, whole, np.random.default_rng([self.seed, 0]))[first : first + size]
 
@@ -155,15 +194,6 @@ class SearchLoop:
         source = [self.seed, 1] if self.common_random_numbers else [self.seed, 2, slot]
         init_seed, data_seed = (int(s) for s in np.random.SeedSequence(source).generate_state(2))
         return ProxyRequest(slot, weights, init_seed, data_seed)
-
-    def _checked(self, mixtures: Mixtures, size: int) -> Mixtures:
-        try:
-            mixtures = self.record.space.check(mixtures)
-        except ValueError as error:
-            raise StrategyError(f"strategy {self.strategy.name!r} proposed an infeasible mixture: {error}") from error
-        if len(mixtures) != size:
-            raise StrategyError(f"strategy {self.strategy.name!r} proposed {len(mixtures)} mixtures where {size} were wanted")
-        return mixtures
 
     def _stop_after_failures(self) -> None:
         last = self.record.trials(TrialState.COMPLETE, TrialState.FAIL)[-self.settings.max_failures :]

@@ -16,18 +16,22 @@ from regmix_active.errors import StudyBusyError
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the run folder; the operating system frees the lock when the process dies, however it dies.
+def exclusive(file: Path, what: str) -> Iterator[None]:
+    """Hold something alone; the operating system frees the lock when the process dies, however it dies.
+
+    Args:
+        file: The lock; the holder is described beside it.
+        what: What is held, for messages.
 
     Raises:
         StudyBusyError: If another process holds it; the message says which, and since when.
     """
-    holder = folder / ".lock.json"
-    lock = FileLock(folder / ".lock")
+    holder = file.with_name(f"{file.name}.json")
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise StudyBusyError(f"{folder} is being written by {_describe(holder)}; wait for it, or stop it first") from None
+        raise StudyBusyError(f"{what} is being written by {_describe(holder)}; wait for it, or stop it first") from None
     try:
         started = time.strftime("%Y-%m-%d %H:%M:%S")
         holder.write_text(json.dumps({"host": platform.node(), "pid": os.getpid(), "started": started}), encoding="utf-8")

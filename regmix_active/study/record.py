@@ -78,6 +78,8 @@ class Meaning:
         lines = []
         for field in ("domains", "loss_names"):
             mine, theirs = getattr(self, field), getattr(other, field)
+            if field == "loss_names" and (mine, theirs) == (self.domains, other.domains):
+                continue  # said already
             if mine != theirs:
                 gone, new = [n for n in mine if n not in theirs], [n for n in theirs if n not in mine]
                 changes = [f"without {', '.join(gone)}"] * bool(gone) + [f"with {', '.join(new)}"] * bool(new)
@@ -161,13 +163,21 @@ class StudyRecord:
         if self.is_new:
             self._header = {"format": FORMAT, "meaning": meaning.to_json(), "target": target}
             self.study.set_user_attr("regmix_active", self._header)
-        elif lines := self.meaning.differences(meaning):
+        self.check(meaning)
+        self.study.set_user_attr("config", dict(config))
+
+    def check(self, meaning: Meaning) -> None:
+        """Refuse a configuration under which losses would mean something else.
+
+        Raises:
+            StudyMismatchError: With one line per difference.
+        """
+        if lines := self.meaning.differences(meaning):
             raise StudyMismatchError(
                 f"study {self.study.study_name!r} means something else than this configuration (study → configuration):\n  "
                 + "\n  ".join(lines)
                 + "\nGo back to the study's settings, or start a new study with another --name or --out."
             )
-        self.study.set_user_attr("config", dict(config))
 
     def plan(self, requests: Sequence[ProxyRequest], round_index: int, round_size: int, proposer: str) -> None:
         """Write proxies as RUNNING trials, before any of them trains; each in one transaction, known slots are left alone."""
@@ -218,8 +228,10 @@ class StudyRecord:
         target = Target.parse(self.value_target, self.meaning.loss_names)
         for key in ("bits_per_byte", "shares", "tokens", "seconds", "losses"):
             value = getattr(result, key)
-            storage.set_trial_user_attr(trial_id, key, dict(value) if isinstance(value, Mapping) else value)
-        losses = np.array([[result.losses[name] for name in self.meaning.loss_names]])
+            # Plain floats: JSON knows no numpy or torch scalars, which a runner of the user's may well return.
+            plain = {name: float(number) for name, number in value.items()} if isinstance(value, Mapping) else value
+            storage.set_trial_user_attr(trial_id, key, plain)
+        losses = np.array([[float(result.losses[name]) for name in self.meaning.loss_names]])
         self.study.tell(trial.number, float(target(losses)[0]))
         return None
 

@@ -1,4 +1,4 @@
-"""Surrogates by name. Modules load on demand: LightGBM is not needed for a Gaussian process, nor torch for LightGBM."""
+"""Surrogates by name. Modules load on demand: a Gaussian process needs no LightGBM."""
 
 from __future__ import annotations
 

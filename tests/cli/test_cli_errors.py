@@ -101,3 +101,20 @@ def test_skipped_lines_are_counted_and_reported(folder: Path, command: Command) 
     assert result.returncode == 0, result.stderr
     assert "2 lines skipped" in result.stdout
     assert "b.jsonl:31" in result.stdout
+
+
+def test_init_makes_names_that_fit(folder: Path, command: Command) -> None:
+    result = command("init", folder, "-o", folder / "my own texts.yaml", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "name: my-own-texts" in (folder / "my own texts.yaml").read_text(encoding="utf-8")
+    (folder / " x").mkdir()
+    (folder / " x" / "a.txt").write_text("text", encoding="utf-8")
+    refused = command("init", folder, "-o", "other.yaml", cwd=folder)
+    assert refused.returncode == 2
+    assert "domain name ' x'" in refused.stderr
+
+
+def test_nothing_is_left_where_nothing_ran(folder: Path, command: Command) -> None:
+    (folder / "bad.yaml").write_text("target: c\n" + TWO, encoding="utf-8")
+    assert command("run", "--config", "bad.yaml", "--out", "out", cwd=folder).returncode == 2
+    assert not (folder / "out").exists()

@@ -99,7 +99,7 @@ def test_killed_run_goes_on_as_the_unbroken_one(
     assert 3 <= before < 16
     result = command("run", "--config", tiny, "--out", out)
     assert result.returncode == 0, result.stderr
-    assert f"continuing: {before} of 16 proxies" in result.stdout
+    assert f"continuing: {before} proxies are in the study, the budget is 16" in result.stdout
     assert trials(out) == trials(finished)
     assert mixture(out) == mixture(finished)
 
@@ -185,5 +185,5 @@ def test_init_writes_a_configuration_that_runs(texts: Path, command: Command, tm
 def test_doctor_says_what_a_run_costs(tiny: Path, command: Command) -> None:
     result = command("doctor", "--config", tiny, "--budget", "100")
     assert result.returncode == 0, result.stderr
-    assert re.search(r"100 proxies on 2 workers: about [\d.]+ minutes", result.stdout)
+    assert re.search(r"100 proxies on 2 workers: about [\d.]+ (minutes|seconds)", result.stdout)
     assert "talk" in result.stdout

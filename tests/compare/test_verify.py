@@ -9,9 +9,9 @@ import pytest
 
 from regmix_active.compare.verify import Rival, Verification, verify
 from regmix_active.errors import ProxyError
+from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.runner import FunctionRunner
-from regmix_active.search.observer import Observer
 from regmix_active.study.target import Target
 
 DOMAINS = ("a", "b")
@@ -98,8 +98,15 @@ def test_the_target_is_applied() -> None:
     assert rivals(only_b)["found"].mean == pytest.approx(rivals(mean)["found"].mean + 0.5)
 
 
+def test_few_seeds_need_more_standard_errors() -> None:
+    """At two seeds a gain of two standard errors is chance once in seven times."""
+    weights = np.array([0.5, 0.5])
+    for seeds, beaten in ((2, False), (3, False), (8, True)):
+        assert Rival("natural", weights, np.zeros(seeds), 0.3, 0.1).beaten is beaten
+
+
 def judged(gains: dict[str, tuple[float, float]]) -> Verification:
-    weights, values = np.array([0.5, 0.5]), np.zeros(2)
+    weights, values = np.array([0.5, 0.5]), np.zeros(8)
     made = [Rival("found", weights, values, 0.0, 0.0)]
     return Verification(TARGET, (1, 2), (*made, *(Rival(name, weights, values, *gain) for name, gain in gains.items())))
 

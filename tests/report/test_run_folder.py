@@ -100,7 +100,7 @@ def test_the_configuration_runs_again(folder: RunFolder) -> None:
 def test_the_proof(folder: RunFolder, found: Recommendation) -> None:
     space = found.history.space
     rivals = tuple(
-        Rival(name, space.natural, np.array([3.0 + i, 3.5 + i]), float(i), 0.25 * i)
+        Rival(name, space.natural, np.array([3.0 + i, 3.5 + i]), float(i), 0.05 * i)
         for i, name in enumerate(("found", "natural", "uniform", "best trained"))
     )
     verification = Verification(found.history.target, (11, 12), rivals)
@@ -114,7 +114,7 @@ def test_the_proof(folder: RunFolder, found: Recommendation) -> None:
         "target": 4.25,
         "standard_error": 0.25,
         "found_is_better_by": 1.0,
-        "standard_error_of_difference": 0.25,
+        "standard_error_of_difference": 0.05,
         "values": [4.0, 4.5],
         "weights": {"books": 0.5, "code [x]": 0.3, "日本: 1": 0.2},
     }

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -161,8 +162,12 @@ def test_recommend_answers_another_target_without_training(config: Config, runne
 def test_recommend_needs_a_study_with_enough_proxies(config: Config, runner: FunctionRunner, out: Path) -> None:
     with pytest.raises(StudyError, match=r"study\.db is missing.*regmix-active run"):
         ActiveSearch(config(), out=out, runner=runner).recommend()
-    with pytest.raises(StudyError, match="holds 2 completed proxies; gp needs 4"):
+    with pytest.raises(ConfigError, match=r"search\.budget: 2 proxies are too few for the surrogate 'gp', which needs 4"):
         ActiveSearch(config(search__budget=2), out=out, runner=runner).run()
+    assert not out.exists()
+    ActiveSearch(config(search__budget=4), out=out, runner=runner).run()
+    with pytest.raises(StudyError, match="holds 4 completed proxies; the surrogate 'lightgbm' needs 8"):
+        ActiveSearch(config(search__surrogate="lightgbm"), out=out, runner=runner).recommend()
 
 
 def test_strategy_outside_the_feasible_set_is_refused(config: Config, runner: FunctionRunner, out: Path) -> None:
@@ -178,7 +183,7 @@ def test_strategy_outside_the_feasible_set_is_refused(config: Config, runner: Fu
 
 def test_second_driver_is_refused(config: Config, runner: FunctionRunner, out: Path) -> None:
     out.mkdir()
-    with exclusive(out), pytest.raises(StudyBusyError, match="is being written by process"):
+    with exclusive(out / ".lock", "the run"), pytest.raises(StudyBusyError, match="is being written by process"):
         ActiveSearch(config(), out=out, runner=runner).run()
 
 
@@ -235,3 +240,73 @@ def test_a_runner_of_your_own_needs_no_configuration(runner: FunctionRunner, out
     search = ActiveSearch(runner=runner, out=out)
     assert search.config == RunConfig()
     assert ActiveSearch(out=out).config.name == "embedded"
+
+
+def test_half_planned_round_keeps_what_was_planned_under_other_settings(
+    runner: FunctionRunner, config: Config, out: Path, whole: Table
+) -> None:
+    search = ActiveSearch(config(**BROKEN), out=out, runner=runner)
+    search.run(budget=12)
+    record = search.open_record()
+    planned = np.array([0.1, 0.2, 0.3, 0.4])
+    record.plan([ProxyRequest(12, planned, 1, 2)], 1, 4, "expected-improvement")
+    ActiveSearch(config(**BROKEN, search__strategy="greedy"), out=out, runner=runner).run()
+    first = search.open_record().rounds()[1][0]
+    assert search.open_record().weights(first).tolist() == planned.tolist()
+    assert first.user_attrs["losses"] == runner._losses(planned)
+
+
+def test_two_folders_cannot_drive_one_study(runner: FunctionRunner, config: Config, tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'shared.db'}"
+    shared = config(search__budget=8, study__storage=storage)
+
+    class Meanwhile(Observer):
+        def on_round(self, index: int, size: int, unfinished: int, proposer: str) -> None:
+            with pytest.raises(StudyBusyError, match=r"study 'embedded' in sqlite:///.*shared\.db is being written by process"):
+                ActiveSearch(shared, out=tmp_path / "second", runner=runner).run()
+
+    ActiveSearch(shared, out=tmp_path / "first", runner=runner, observer=Meanwhile()).run()
+
+
+def test_a_runner_with_other_facts_is_refused(runner: FunctionRunner, config: Config, out: Path) -> None:
+    ActiveSearch(config(search__budget=4), out=out, runner=runner, facts={"model": "small"}).run()
+    with pytest.raises(StudyMismatchError, match="model: small → large"):
+        ActiveSearch(config(search__budget=8), out=out, runner=runner, facts={"model": "large"}).run()
+
+
+def test_losses_need_not_be_plain_floats(config: Config, runner: FunctionRunner, out: Path) -> None:
+    single = FunctionRunner(runner.domains, lambda w: {k: cast("float", np.float32(v)) for k, v in runner._losses(w).items()})
+    assert len(ActiveSearch(config(search__budget=4), out=out, runner=single).run().history) == 4
+
+
+def test_a_strategy_that_fails_is_named_with_its_line(config: Config, runner: FunctionRunner, out: Path) -> None:
+    class Broken(Strategy):
+        name = "broken"
+
+        def propose(self, history: History, pending: NDArray[np.float64], n: int, rng: np.random.Generator) -> NDArray[np.float64]:
+            raise ZeroDivisionError("oh no")
+
+    with pytest.raises(StrategyError, match=r"'broken' failed at .*test_active_search\.py:\d+: ZeroDivisionError: oh no"):
+        ActiveSearch(config(), out=out, runner=runner, strategy=Broken()).run()
+    assert "Traceback" in (out / "run.log").read_text(encoding="utf-8")
+
+
+def test_looking_at_a_run_loads_no_strategy(config: Config, runner: FunctionRunner, out: Path) -> None:
+    ActiveSearch(config(search__budget=8), out=out, runner=runner).run()
+    gone = config(search__strategy="gone.py:Name")
+    assert ActiveSearch(gone, out=out, runner=runner).recommend().weights
+    with pytest.raises(StrategyError, match="no such file"):
+        ActiveSearch(gone, out=out, runner=runner).run()
+
+
+def test_the_written_answer_is_what_is_verified(config: Config, runner: FunctionRunner, out: Path) -> None:
+    search = ActiveSearch(config(search__budget=16), out=out, runner=runner)
+    search.run()
+    code = search.recommend(target="code")
+    written = (out / "mixture.yaml").read_text(encoding="utf-8")
+    answer = search.answer()
+    assert answer.history.target.describe() == "code"
+    assert answer.found.weights == pytest.approx(code.found.weights, abs=1e-5)
+    search.verify(answer)
+    assert (out / "mixture.yaml").read_text(encoding="utf-8") == written
+    assert "target: code" in (out / "verification.yaml").read_text(encoding="utf-8")

@@ -174,6 +174,25 @@ def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         available()
 
 
-def test_built_in_names_are_not_overwritten_by_packages(monkeypatch: pytest.MonkeyPatch) -> None:
-    _installed(monkeypatch, "greedy", "no_such_module_anywhere:X")
-    assert available()["greedy"].__name__ == "Greedy"
+def test_a_broken_package_stands_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    _installed(monkeypatch, "broken", "no_such_module_anywhere:X")
+    assert load_strategy("greedy").name == "greedy"
+    with pytest.raises(StrategyError, match=r"'broken' .*cannot be loaded.*reinstall its package"):
+        load_strategy("broken")
+
+
+def test_built_in_names_are_refused_to_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    _installed(monkeypatch, "greedy", "regmix_active.strategies:Strategy")
+    with pytest.raises(StrategyError, match=r"'greedy' of .* is already taken"):
+        available()
+    assert load_strategy("greedy").name == "greedy"
+
+
+def test_a_file_cannot_take_a_built_in_name(tmp_path: Path) -> None:
+    file = tmp_path / "taken.py"
+    file.write_text(
+        "from regmix_active import AcquisitionStrategy, strategy\n\n@strategy('greedy')\nclass Mine(AcquisitionStrategy):\n"
+        "    def score(self, belief):\n        return belief.std\n"
+    )
+    with pytest.raises(StrategyError, match=r"already taken by regmix_active\.strategies\.greedy"):
+        load_strategy(f"{file}:Mine")

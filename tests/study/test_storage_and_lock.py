@@ -20,7 +20,7 @@ import sys, time
 from pathlib import Path
 from regmix_active.study.lock import exclusive
 
-with exclusive(Path(sys.argv[1])):
+with exclusive(Path(sys.argv[1]) / ".lock", "the run"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -53,8 +53,10 @@ def test_wrong_storages(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database, but it is long enough to be read as the header of one\n" * 20)
     with pytest.raises(StudyError, match=r"text.db cannot be opened: file is not a database"):
         open_storage(f"sqlite:///{tmp_path}/text.db")
-    with pytest.raises(StudyError, match="cannot be opened"):
+    with pytest.raises(ConfigError, match="no database is called 'nosuchdatabase'; write sqlite:///"):
         open_storage("nosuchdatabase://host/db")
+    with pytest.raises(ConfigError, match="a database in memory is lost"):
+        open_storage("sqlite://")
 
 
 @pytest.mark.parametrize("url", ["nosuchdatabase://me:secret@host/db", "postgresql//me:secret@host/db"])
@@ -88,22 +90,22 @@ def test_a_second_writer_is_told_who_holds_the_run_until_it_dies(tmp_path: Path)
         assert holder.stdout.readline() == "held\n"
         with (
             pytest.raises(StudyBusyError, match=rf"being written by process {holder.pid} on .* \(since .*\); wait for it"),
-            exclusive(tmp_path),
+            exclusive(tmp_path / ".lock", "the run"),
         ):
             pass
         os.kill(holder.pid, signal.SIGKILL)
         holder.wait()
-    with exclusive(tmp_path):
+    with exclusive(tmp_path / ".lock", "the run"):
         pass
 
 
 def test_the_lock_is_free_afterwards_also_after_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="inside"), exclusive(tmp_path):
+    with pytest.raises(RuntimeError, match="inside"), exclusive(tmp_path / ".lock", "the run"):
         raise RuntimeError("inside")
-    with exclusive(tmp_path):
-        with pytest.raises(StudyBusyError, match=f"process {os.getpid()}"), exclusive(tmp_path):
+    with exclusive(tmp_path / ".lock", "the run"):
+        with pytest.raises(StudyBusyError, match=f"process {os.getpid()}"), exclusive(tmp_path / ".lock", "the run"):
             pass
         (tmp_path / ".lock.json").write_text("{")
-        with pytest.raises(StudyBusyError, match="another process"), exclusive(tmp_path):
+        with pytest.raises(StudyBusyError, match="another process"), exclusive(tmp_path / ".lock", "the run"):
             pass
     assert not (tmp_path / ".lock.json").exists()
