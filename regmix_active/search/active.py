@@ -22,7 +22,7 @@ from regmix_active.mixture.space import MixtureSpace
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
 from regmix_active.recommend.simulate import Recommendation, recommend
-from regmix_active.report.folder import RunFolder
+from regmix_active.report.folder import RunFolder, rounded
 from regmix_active.search.loop import SearchLoop
 from regmix_active.strategies import Strategy, load_strategy
 from regmix_active.study.lock import exclusive
@@ -235,7 +235,7 @@ class ActiveSearch:
     def _write(self, found: Recommendation, record: StudyRecord) -> None:
         self.folder.write_mixture(found, record)
         self.folder.write_summary(found)
-        log.info("found %s, predicted %.4f nats per token", found.weights, found.found.mean)
+        log.info("found %s, predicted %.4f nats per token", rounded(found.weights), found.found.mean)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
