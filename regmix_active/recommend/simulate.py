@@ -114,7 +114,20 @@ def recommend(history: History, surrogate: Surrogate, simulations: int, top_k: i
         simulated += len(near)
         best, values = _smallest(np.concatenate([best, near]), np.concatenate([values, expected(near)]), top_k)
     found = space.project(best.mean(axis=0))[0]
+    return judge(history, surrogate, found, simulated, len(best))
 
+
+def judge(history: History, surrogate: Surrogate, found: NDArray[np.float64], simulated: int, averaged: int) -> Recommendation:
+    """What a fitted surrogate expects of a mixture, beside those that it should beat.
+
+    Args:
+        history: Finished proxies that the surrogate was fitted to.
+        surrogate: Fitted.
+        found: The mixture, shape ``(d,)``.
+        simulated: Number of mixtures that were simulated for it.
+        averaged: Number of mixtures that were averaged for it.
+    """
+    space, target = history.space, history.target
     trained = history.mixtures[history.best]
     rows = np.stack([found, space.natural, space.uniform, trained])
     posterior = surrogate.posterior(rows)
@@ -133,7 +146,7 @@ def recommend(history: History, surrogate: Surrogate, simulations: int, top_k: i
         best_slot=int(history.slots[history.best]),
         best_value=float(history.values[history.best]),
         simulated=simulated,
-        averaged=len(best),
+        averaged=averaged,
     )
 
 

@@ -139,15 +139,15 @@ class RunFolder:
         }
         write_atomically(self.mixture, "# Found by regmix-active. A weight is a share of the training tokens.\n" + _yaml(content))
 
-    def read_mixture(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Weights and target weights of the answer, by name.
+    def read_mixture(self) -> dict[str, Any]:
+        """The answer, as :meth:`write_mixture` wrote it.
 
         Raises:
             ConfigError: If the file is not one of ours.
         """
         try:
             content = YAML(typ="safe", pure=True).load(self.mixture.read_text(encoding="utf-8"))
-            return dict(content["weights"]), dict(content["target_weights"])
+            return {key: content[key] for key in ("weights", "target_weights", "simulated", "averaged")}
         except (OSError, YAMLError, KeyError, TypeError, ValueError):
             raise ConfigError(f"{self.mixture}: cannot be read; write it anew with: regmix-active recommend {self.path}") from None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from regmix_active.errors import ConfigError, StudyError
 from regmix_active.mixture.space import MixtureSpace
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
-from regmix_active.recommend.simulate import Recommendation, recommend
+from regmix_active.recommend.simulate import Recommendation, judge, recommend
 from regmix_active.report.folder import RunFolder, rounded
 from regmix_active.search.loop import SearchLoop
 from regmix_active.strategies import Strategy, load_strategy
@@ -145,13 +144,12 @@ class ActiveSearch:
                 self._write(found, record)
         return found
 
-    def recommend(self, target: Any = None, top_k: int | None = None, *, write: bool = True) -> Recommendation:
+    def recommend(self, target: Any = None, top_k: int | None = None) -> Recommendation:
         """Answer again from the study, without training: another target, another k, another surrogate.
 
         Args:
             target: As ``target`` in the configuration; default: the configuration's.
             top_k: Number of mixtures averaged; default ``recommend.top_k``.
-            write: Whether ``mixture.yaml`` shall hold this answer from now on.
 
         Raises:
             StudyError: If there is no study, or it holds too few finished proxies.
@@ -159,9 +157,8 @@ class ActiveSearch:
         record = self.open_record()
         spec = self.config.target if target is None else target
         found = self._recommended(record, Target.parse(spec, record.meaning.loss_names), top_k)
-        if write:
-            with self._writing():
-                self._write(found, record)
+        with self._writing():
+            self._write(found, record)
         return found
 
     def answer(self) -> Recommendation:
@@ -173,13 +170,15 @@ class ActiveSearch:
         """
         if not self.folder.mixture.is_file():
             return self.recommend()
-        weights, target = self.folder.read_mixture()
-        found = self.recommend(target, write=False)
+        written, record = self.folder.read_mixture(), self.open_record()
+        history = record.history(Target.parse(written["target_weights"], record.meaning.loss_names))
         try:
-            row = found.history.space.from_dict(weights)
-        except ValueError as error:
-            raise ConfigError(f"{self.folder.mixture}: {error}; write it anew with: regmix-active recommend") from None
-        return replace(found, found=replace(found.found, weights=row))
+            weights = history.space.from_dict(written["weights"])
+        except (TypeError, ValueError) as error:
+            again = f"write it anew with: regmix-active recommend {self.folder.path}"
+            raise ConfigError(f"{self.folder.mixture}: {error}; {again}") from None
+        self.surrogate.fit(history.mixtures, history.losses)
+        return judge(history, self.surrogate, weights, written["simulated"], written["averaged"])
 
     def verify(self, found: Recommendation, seeds: int | None = None) -> Verification:
         """Train the found, natural, uniform and best trained mixtures with fresh seeds; see :mod:`regmix_active.compare.verify`.

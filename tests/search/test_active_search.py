@@ -302,11 +302,16 @@ def test_looking_at_a_run_loads_no_strategy(config: Config, runner: FunctionRunn
 def test_the_written_answer_is_what_is_verified(config: Config, runner: FunctionRunner, out: Path) -> None:
     search = ActiveSearch(config(search__budget=16), out=out, runner=runner)
     search.run()
-    code = search.recommend(target="code")
+    code = search.recommend(target="code", top_k=8)
     written = (out / "mixture.yaml").read_text(encoding="utf-8")
     answer = search.answer()
     assert answer.history.target.describe() == "code"
     assert answer.found.weights == pytest.approx(code.found.weights, abs=1e-5)
+    assert answer.found.mean == pytest.approx(code.found.mean, abs=1e-3)
+    assert (answer.averaged, answer.simulated) == (8, code.simulated)
     search.verify(answer)
     assert (out / "mixture.yaml").read_text(encoding="utf-8") == written
+    (out / "mixture.yaml").write_text(written.replace("books: ", "poems: "), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mixture\.yaml: unknown domain 'poems'.*regmix-active recommend"):
+        search.answer()
     assert "target: code" in (out / "verification.yaml").read_text(encoding="utf-8")
