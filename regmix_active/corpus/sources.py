@@ -119,7 +119,7 @@ def domain_files(name: str, domain: DomainConfig, base_dir: Path) -> list[Path]:
             pattern = str(Path(written).expanduser())
             matches = sorted(base_dir / match for match in glob.glob(pattern, root_dir=base_dir, recursive=True))
         else:
-            raise CorpusError(f"{where} does not exist; relative paths start from {base_dir.resolve()}, the configuration's folder")
+            raise CorpusError(f"{where} does not exist; check its spelling (relative paths start from the configuration's folder)")
         matches = [match for match in matches if not match.is_dir() and not match.name.startswith(".")]
         known = [match for match in matches if _kind(match) is not None]
         if not known:
