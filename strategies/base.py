@@ -13,7 +13,7 @@ from regmix_active.mixture.designs import around, between, spread
 from regmix_active.mixture.space import Mixtures
 from regmix_active.study.history import History
 from regmix_active.surrogate.base import Surrogate
-from regmix_active.surrogate.belief import TargetBelief
+from regmix_active.surrogate.belief import TargetBelief, TargetModel
 from regmix_active.surrogate.gaussian_process import GaussianProcess
 
 RESOLUTION = 1e-4
@@ -72,26 +72,44 @@ class AcquisitionStrategy(Strategy):
 
     def propose(self, history: History, pending: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
         """See :meth:`Strategy.propose`."""
-        self.surrogate.fit(history.mixtures, history.losses)
-        # Noise may have flattered the best proxies, so leaders are ranked by what the surrogate makes of them.
-        fitted = history.target(self.surrogate.predict(history.mixtures))
-        leaders = history.mixtures[np.argsort(fitted, kind="stable")[: self.leaders]]
-        taken = np.concatenate([history.mixtures, pending.reshape(len(pending), history.space.dim)])
-        first = _new(self._first_candidates(history, leaders, rng), taken)
-        scores = self.score(self._belief(history, pending, first))
-        promising = first[np.argsort(-scores, kind="stable")[: self.leaders]]
-        second = around(history.space, promising, max(self.candidates, 2 * n), rng)
-        keep = first[np.argsort(-scores, kind="stable")[: self.candidates // 2]]
-        candidates = _new(np.concatenate([keep, second]), taken)
-        belief = self._belief(history, pending, candidates)
+        model = self._fitted(history)
+        candidates = self._candidates(model, history, pending, n, rng)
+        return candidates[self.choose(model, history, pending, candidates, n, rng)]
+
+    def select(
+        self, history: History, pending: Mixtures, candidates: Mixtures, n: int, rng: np.random.Generator
+    ) -> NDArray[np.intp]:
+        """Choose `n` of given candidates ``(q, d)``, such as those of a table of recorded runs; their rows, shape ``(n,)``."""
+        return self.choose(self._fitted(history), history, pending, candidates, n, rng)
+
+    def choose(
+        self, model: TargetModel, history: History, pending: Mixtures, candidates: Mixtures, n: int, rng: np.random.Generator
+    ) -> NDArray[np.intp]:
+        """Fill a batch from candidates, one by one, each counting on those before it; their rows, shape ``(n,)``."""
+        posterior = model.posterior(candidates, history.mixtures, pending)
         chosen: list[int] = []
         for _ in range(n):
             # Finite, also where a score is not a number, so that only what is chosen already cannot be chosen.
-            scores = np.nan_to_num(self.score(belief), nan=-np.finfo(np.float64).max)
+            scores = np.nan_to_num(self.score(posterior.belief), nan=-np.finfo(np.float64).max)
             scores[chosen] = -np.inf
             chosen.append(int(np.argmax(scores)))
-            belief.choose(chosen[-1])
-        return candidates[chosen]
+            posterior.choose(chosen[-1])
+        return np.array(chosen, dtype=np.intp)
+
+    def _fitted(self, history: History) -> TargetModel:
+        return TargetModel(self.surrogate, history.target.weights).fit(history.mixtures, history.losses)
+
+    def _candidates(self, model: TargetModel, history: History, pending: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
+        """Mixtures worth scoring: all over the feasible set, then around those of them that score best."""
+        # Noise may have flattered the best proxies, so leaders are ranked by what the surrogate makes of them.
+        leaders = history.mixtures[np.argsort(model.predict(history.mixtures), kind="stable")[: self.leaders]]
+        taken = np.concatenate([history.mixtures, pending.reshape(len(pending), history.space.dim)])
+        first = _new(self._first_candidates(history, leaders, rng), taken)
+        scores = self.score(model.posterior(first, history.mixtures, pending).belief)
+        promising = first[np.argsort(-scores, kind="stable")[: self.leaders]]
+        second = around(history.space, promising, max(self.candidates, 2 * n), rng)
+        keep = first[np.argsort(-scores, kind="stable")[: self.candidates // 2]]
+        return _new(np.concatenate([keep, second]), taken)
 
     def _first_candidates(self, history: History, leaders: Mixtures, rng: np.random.Generator) -> Mixtures:
         space, half, quarter = history.space, self.candidates // 2, self.candidates // 4
@@ -105,12 +123,6 @@ class AcquisitionStrategy(Strategy):
                 space.uniform[None],
             ]
         )
-
-    def _belief(self, history: History, pending: Mixtures, candidates: Mixtures) -> TargetBelief:
-        q, n, p = len(candidates), len(history), len(pending)
-        posterior = self.surrogate.posterior(np.concatenate([candidates, history.mixtures, pending.reshape(p, history.space.dim)]))
-        rows = np.arange(q, q + n + p)
-        return TargetBelief(posterior, history.target.weights, candidates, observed=rows[:n], pending=rows[n:])
 
 
 def _new(candidates: Mixtures, taken: Mixtures) -> Mixtures:

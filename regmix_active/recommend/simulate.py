@@ -15,6 +15,7 @@ from regmix_active.mixture.designs import around, between, spread
 from regmix_active.mixture.space import Mixtures
 from regmix_active.study.history import History
 from regmix_active.surrogate.base import Surrogate
+from regmix_active.surrogate.belief import target_std
 
 REFINEMENTS = 3
 """Times that the neighbourhood of the best simulated mixtures is simulated again."""
@@ -131,7 +132,7 @@ def judge(history: History, surrogate: Surrogate, found: NDArray[np.float64], si
     trained = history.mixtures[history.best]
     rows = np.stack([found, space.natural, space.uniform, trained])
     posterior = surrogate.posterior(rows)
-    means, stds = target(posterior.mean), np.sqrt(posterior.variance @ target.weights**2)
+    means, stds = target(posterior.mean), target_std(posterior, target.weights)
     predictions = [
         Prediction(row, float(mean), float(std), losses, losses_std)
         for row, mean, std, losses, losses_std in zip(rows, means, stds, posterior.mean, np.sqrt(posterior.variance), strict=True)

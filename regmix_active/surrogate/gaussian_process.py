@@ -30,6 +30,7 @@ from gpytorch.kernels import Kernel, MaternKernel, ScaleKernel
 from gpytorch.likelihoods import GaussianLikelihood
 from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from regmix_active.errors import StudyError
@@ -62,7 +63,7 @@ class GaussianProcess(Surrogate):
         self.max_iterations = max_iterations
         self.fit_runs = fit_runs
 
-    def fit(self, mixtures: Array, losses: Array) -> Self:
+    def fit(self, mixtures: Array, losses: Array, noise: ArrayLike | None = None) -> Self:
         """Maximise the marginal likelihood plus priors of all losses at once; see :meth:`Surrogate.fit`."""
         n = len(mixtures)
         if n < self.minimum_runs:
@@ -96,16 +97,15 @@ class GaussianProcess(Surrogate):
         with torch.no_grad():
             cross = self._cross(Z)
             V = torch.linalg.solve_triangular(self._L, cross, upper=False) * unit[:, None, None]
-            # Stationary, so the diagonal is the output scale. (GPyTorch's diag=True misreads its own result where losses, domains
-            # and mixtures are equally many.)
-            diagonal = (kernel.outputscale.reshape(-1, 1) * unit[:, None] ** 2).expand(-1, len(Z))
+            prior = (kernel.outputscale.reshape(-1) * unit**2).numpy()
+            W = V.numpy()
 
-        def prior_rows(i: int) -> Array:
+        def rows(i: int) -> Array:
             with torch.no_grad():
-                rows: Array = (kernel(Z[i : i + 1], Z).to_dense().reshape(len(unit), len(Z)) * unit[:, None] ** 2).numpy()
-            return rows
+                cross = (kernel(Z[i : i + 1], Z).to_dense().reshape(len(unit), len(Z)) * unit[:, None] ** 2).numpy()
+            return cross.T - np.einsum("mn,mnq->qm", W[:, :, i], W)
 
-        return Posterior(self._mean(cross), prior_rows, diagonal.numpy(), V.numpy(), self.noise_variance)
+        return Posterior(self._mean(cross), prior - np.einsum("mnq,mnq->qm", W, W), rows, self.noise_variance)
 
     @property
     def noise_variance(self) -> Array:

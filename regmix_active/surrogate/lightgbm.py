@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 
 import lightgbm
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from regmix_active.errors import StudyError
 from regmix_active.surrogate.base import Array, Posterior, Surrogate
@@ -46,7 +46,7 @@ class LightGBM(Surrogate):
         self.learning_rate = learning_rate
         self.folds = folds
 
-    def fit(self, mixtures: Array, losses: Array) -> Self:
+    def fit(self, mixtures: Array, losses: Array, noise: ArrayLike | None = None) -> Self:
         """Grow one ensemble per loss and calibrate its kernel; see :meth:`Surrogate.fit`."""
         n, m = losses.shape
         if n < self.minimum_runs:
@@ -71,11 +71,12 @@ class LightGBM(Surrogate):
         cross = np.stack([_kernel(a, b) for a, b in zip(self._leaves, leaves, strict=True)])
         V = np.linalg.solve(self._L, cross) * np.sqrt(signal)[:, None, None]
 
-        def prior_rows(i: int) -> Array:
-            return np.stack([s * _kernel(b[i : i + 1], b)[0] for s, b in zip(signal, leaves, strict=True)])
+        def rows(i: int) -> Array:
+            prior = np.stack([s * _kernel(b[i : i + 1], b)[0] for s, b in zip(signal, leaves, strict=True)], axis=1)
+            return prior - np.einsum("mn,mnq->qm", V[:, :, i], V)
 
-        diagonal = np.broadcast_to(signal[:, None], (len(signal), len(mixtures)))
-        return Posterior(self.predict(mixtures), prior_rows, diagonal, V, self.noise_variance)
+        variance = signal - np.einsum("mnq,mnq->qm", V, V)
+        return Posterior(self.predict(mixtures), variance, rows, self.noise_variance)
 
     @property
     def noise_variance(self) -> Array:

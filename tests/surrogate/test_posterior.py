@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regmix_active.surrogate.base import Array, Posterior
-from regmix_active.surrogate.belief import TargetBelief
+from regmix_active.surrogate.belief import TargetPosterior
 
 QUICK = settings(max_examples=30, derandomize=True, deadline=None)
 
@@ -24,7 +24,7 @@ class Textbook:
         self.n, self.q, self.m = n, q, m
         self.mean = rng.normal(size=(q, m))
 
-    def posterior(self) -> Posterior:
+    def posterior(self, correlation: Array | None = None) -> Posterior:
         n, inside, cross, outside = (
             self.n,
             self.K[:, : self.n, : self.n],
@@ -33,7 +33,8 @@ class Textbook:
         )
         L = np.linalg.cholesky(inside + self.noise[:, None, None] * np.eye(n))
         V = np.linalg.solve(L, cross)
-        return Posterior(self.mean.copy(), lambda i: outside[:, i], np.einsum("mqq->mq", outside), V, self.noise)
+        after = outside - V.transpose(0, 2, 1) @ V
+        return Posterior(self.mean.copy(), np.einsum("mqq->qm", after), lambda i: after[:, i].T, self.noise, correlation)
 
     def covariance(self, seen: list[int]) -> Array:
         """Posterior covariance of the q points after noisy observations at the training points and at `seen`, shape (m, q, q)."""
@@ -77,7 +78,7 @@ def test_variance_is_the_covariances_diagonal_and_only_shrinks() -> None:
 
 
 def test_certainty_does_no_harm() -> None:
-    zero = Posterior(np.zeros((3, 2)), lambda i: np.zeros((2, 3)), np.zeros((2, 3)), np.zeros((2, 1, 3)), np.zeros(2))
+    zero = Posterior(np.zeros((3, 2)), np.zeros((3, 2)), lambda i: np.zeros((3, 2)), np.zeros(2))
     zero.condition(1)
     assert np.isfinite(zero.variance).all()
     assert (zero.variance == 0).all()
@@ -86,25 +87,55 @@ def test_certainty_does_no_harm() -> None:
 def test_the_target_weighs_means_and_variances() -> None:
     book = Textbook(4, 7, 3, 1)
     weights = np.array([0.5, 0.3, 0.2])
-    belief = TargetBelief(book.posterior(), weights, np.zeros((5, 2)), observed=np.array([5]), pending=np.array([], dtype=np.intp))
-    np.testing.assert_allclose(belief.mean, (book.mean @ weights)[:5])
-    np.testing.assert_allclose(belief.std**2, np.einsum("mqq->qm", book.covariance([]))[:5] @ weights**2, atol=1e-10)
-    assert belief.best == pytest.approx(float((book.mean @ weights)[5]))
+    posterior = TargetPosterior(
+        book.posterior(), weights, np.zeros((5, 2)), observed=np.array([5]), pending=np.array([], dtype=np.intp)
+    )
+    np.testing.assert_allclose(posterior.belief.mean, (book.mean @ weights)[:5])
+    np.testing.assert_allclose(posterior.belief.std**2, np.einsum("mqq->qm", book.covariance([]))[:5] @ weights**2, atol=1e-10)
+    assert posterior.belief.best == pytest.approx(float((book.mean @ weights)[5]))
 
 
 def test_pending_mixtures_count_as_observed() -> None:
     book = Textbook(4, 7, 2, 2)
     weights = np.array([0.5, 0.5])
-    belief = TargetBelief(book.posterior(), weights, np.zeros((5, 2)), observed=np.array([5]), pending=np.array([6]))
+    posterior = TargetPosterior(book.posterior(), weights, np.zeros((5, 2)), observed=np.array([5]), pending=np.array([6]))
     values = book.mean @ weights
-    assert belief.best == pytest.approx(min(values[5], values[6]))
-    np.testing.assert_allclose(belief.std**2, np.einsum("mqq->qm", book.covariance([6]))[:5] @ weights**2, atol=1e-10)
-    belief.choose(int(np.argmin(values[:5])))
-    assert belief.best == pytest.approx(values.min() if np.argmin(values) < 5 else min(values[:7]))
+    assert posterior.belief.best == pytest.approx(min(values[5], values[6]))
+    np.testing.assert_allclose(posterior.belief.std**2, np.einsum("mqq->qm", book.covariance([6]))[:5] @ weights**2, atol=1e-10)
+    posterior.choose(int(np.argmin(values[:5])))
+    assert posterior.belief.best == pytest.approx(values.min() if np.argmin(values) < 5 else min(values[:7]))
 
 
 def test_without_observations_the_best_is_expected() -> None:
     book = Textbook(4, 5, 2, 3)
     none = np.array([], dtype=np.intp)
-    belief = TargetBelief(book.posterior(), np.array([0.5, 0.5]), np.zeros((5, 2)), none, none)
-    assert belief.best == pytest.approx(belief.mean.min())
+    posterior = TargetPosterior(book.posterior(), np.array([0.5, 0.5]), np.zeros((5, 2)), none, none)
+    assert posterior.belief.best == pytest.approx(posterior.belief.mean.min())
+
+
+def test_correlated_errors_widen_the_target() -> None:
+    """Three losses that err together: the target's standard deviation is the mean of theirs, not a third's root of it."""
+    book = Textbook(4, 6, 3, 4)
+    weights, rows = np.full(3, 1 / 3), np.arange(4, 6)
+    alone = TargetPosterior(book.posterior(), weights, np.zeros((4, 2)), rows, rows[:0])
+    together = TargetPosterior(book.posterior(np.ones((3, 3))), weights, np.zeros((4, 2)), rows, rows[:0])
+    variance = np.einsum("mqq->qm", book.covariance([]))[:4]
+    np.testing.assert_allclose(together.belief.std, np.sqrt(variance) @ weights, atol=1e-10)
+    assert (together.belief.std > alone.belief.std).all()
+    for posterior in (alone, together):
+        belief = posterior.belief
+        covariance = belief.covariance(np.arange(4))
+        np.testing.assert_allclose(np.diag(covariance), belief.std**2, atol=1e-10)
+        np.testing.assert_allclose(covariance, covariance.T, atol=1e-10)
+        assert np.linalg.eigvalsh(covariance).min() > -1e-10
+
+
+def test_joint_samples_have_the_posterior_covariance() -> None:
+    book = Textbook(4, 3, 2, 5)
+    posterior = book.posterior()
+    np.testing.assert_allclose(posterior.joint(), book.covariance([]), atol=1e-10)
+    draws = posterior.sample(20_000, np.random.default_rng(0))
+    assert draws.shape == (20_000, 3, 2)
+    np.testing.assert_allclose(draws.mean(axis=0), book.mean, atol=0.03)
+    for j in range(2):
+        np.testing.assert_allclose(np.cov(draws[..., j].T), book.covariance([])[j], atol=0.03)
