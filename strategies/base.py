@@ -9,15 +9,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.mixture.designs import around, between, spread
+from regmix_active.mixture.designs import around
 from regmix_active.mixture.space import Mixtures
 from regmix_active.study.history import History
 from regmix_active.surrogate.base import Surrogate
 from regmix_active.surrogate.belief import TargetBelief, TargetModel
 from regmix_active.surrogate.gaussian_process import GaussianProcess
 
-RESOLUTION = 1e-4
-"""Mixtures whose weights agree to this are the same proxy."""
+from .candidates import climb, structured_pool, untaken
 
 
 class Strategy(ABC):
@@ -48,23 +47,30 @@ class AcquisitionStrategy(Strategy):
     """Maximises a score over candidate mixtures; batches and pending proxies are handled here, for every score.
 
     The candidates are drawn all over the simplex, around and between the best proxies so far and on their faces; a second
-    set is drawn around the candidates that score best. The batch is filled one by one: after each choice the belief
+    set is drawn around the candidates that score best, and those climb to the score's maxima where the surrogate has gradients.
+    The batch is filled one by one: after each choice the belief
     counts on that proxy (its variance shrinks), so that the next choice goes elsewhere.
 
     Attributes:
         surrogate: What the belief comes from.
         candidates: Size of each of the two sets.
         leaders: How many of the best mixtures candidates are drawn around.
+        climbers: How many of the best candidates climb by gradients, where the surrogate has them; 0 for none.
     """
+
+    pointwise: ClassVar[bool] = True
+    """Whether a candidate's score follows from its own mean and standard deviation, so that it can climb."""
 
     surrogate: Surrogate = field(default_factory=GaussianProcess)
     candidates: int = 2048
     leaders: int = 16
+    climbers: int = 32
 
     def __post_init__(self) -> None:
         """Refuse sizes that leave nothing to choose from."""
-        if self.candidates < 4 or self.leaders < 1:
-            raise ValueError(f"candidates must be 4 or more and leaders 1 or more, got {self.candidates} and {self.leaders}")
+        if self.candidates < 4 or self.leaders < 1 or self.climbers < 0:
+            got = f"{self.candidates}, {self.leaders} and {self.climbers}"
+            raise ValueError(f"candidates must be 4 or more, leaders 1 or more and climbers 0 or more, got {got}")
 
     @abstractmethod
     def score(self, belief: TargetBelief) -> NDArray[np.float64]:
@@ -100,36 +106,16 @@ class AcquisitionStrategy(Strategy):
         return TargetModel(self.surrogate, history.target.weights).fit(history.mixtures, history.losses)
 
     def _candidates(self, model: TargetModel, history: History, pending: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
-        """Mixtures worth scoring: all over the feasible set, then around those of them that score best."""
+        """Mixtures worth scoring: all over the feasible set, around those that score best, and the maxima they climb to."""
         # Noise may have flattered the best proxies, so leaders are ranked by what the surrogate makes of them.
         leaders = history.mixtures[np.argsort(model.predict(history.mixtures), kind="stable")[: self.leaders]]
         taken = np.concatenate([history.mixtures, pending.reshape(len(pending), history.space.dim)])
-        first = _new(self._first_candidates(history, leaders, rng), taken)
-        scores = self.score(model.posterior(first, history.mixtures, pending).belief)
-        promising = first[np.argsort(-scores, kind="stable")[: self.leaders]]
-        second = around(history.space, promising, max(self.candidates, 2 * n), rng)
-        keep = first[np.argsort(-scores, kind="stable")[: self.candidates // 2]]
-        return _new(np.concatenate([keep, second]), taken)
-
-    def _first_candidates(self, history: History, leaders: Mixtures, rng: np.random.Generator) -> Mixtures:
-        space, half, quarter = history.space, self.candidates // 2, self.candidates // 4
-        return np.concatenate(
-            [
-                spread(space, half, rng),
-                around(space, leaders, quarter, rng),
-                between(space, leaders, quarter, rng),
-                np.eye(space.dim),
-                space.natural[None],
-                space.uniform[None],
-            ]
-        )
-
-
-def _new(candidates: Mixtures, taken: Mixtures) -> Mixtures:
-    """Candidates that are neither trained, pending nor listed before, in their order, shape ``(q, d)``.
-
-    On a face or at a corner of the simplex many draws coincide, and the same proxy trained twice teaches nothing.
-    """
-    cells = np.rint(np.concatenate([taken, candidates]) / RESOLUTION).astype(np.int64)
-    _, first = np.unique(cells, axis=0, return_index=True)
-    return candidates[np.sort(first[first >= len(taken)]) - len(taken)]
+        first = untaken(structured_pool(history.space, leaders, self.candidates, rng), taken)
+        belief = model.posterior(first, history.mixtures, pending).belief
+        order = np.argsort(-self.score(belief), kind="stable")
+        sets = [first[order[: self.candidates // 2]]]
+        sets.append(around(history.space, first[order[: self.leaders]], max(self.candidates, 2 * n), rng))
+        if self.climbers and self.pointwise and model.differentiable:
+            starts = first[order[: self.climbers]]
+            sets.append(climb(history.space, model, self.score, belief.best, belief.noise, starts))
+        return untaken(np.concatenate(sets), taken)

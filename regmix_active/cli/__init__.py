@@ -18,6 +18,8 @@ VERBS = {
     "status": "How far a run is, and what it has found.",
     "recommend": "Answer again from a run's study: another k or target, no training.",
     "verify": "Train the found mixture and its rivals with fresh seeds.",
+    "evaluate": "How well surrogates predict recorded runs: yours, RegMix's, Olmix's.",
+    "benchmark": "Replay recorded runs: how many runs each strategy needs, against RegMix, CLIMB, TPE.",
     "strategies": "The strategies that can choose the next mixtures, with their options.",
     "doctor": "What this machine has, and what a run would cost on it.",
     "init": "Write a commented configuration for your own text.",

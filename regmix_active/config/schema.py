@@ -180,7 +180,11 @@ class SearchConfig(Section):
     """Completed proxy runs in the whole study, over all restarts."""
 
     initial: Annotated[int, Field(ge=2)] = 16
-    """Proxies in the initial Dirichlet batch, sampled as RegMix does."""
+    """Proxies in the initial batch, which is chosen before any loss is known."""
+
+    initial_design: Literal["regmix", "maximin", "d-optimal"] = "regmix"
+    """How it is chosen: `regmix` (random, as RegMix does), `maximin` (mixtures far from each other) or `d-optimal` (mixtures that
+    determine a quadratic best); the last two begin with the natural mixture."""
 
     batch_size: Positive | Literal["auto"] = "auto"
     """Proxies per round; `auto`: a quarter of the runs so far, between 8 and 64."""

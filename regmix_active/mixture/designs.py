@@ -8,6 +8,7 @@ References:
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regmix_active.errors import StrategyError
 from regmix_active.mixture.space import Mixtures, MixtureSpace
@@ -35,27 +36,39 @@ def regmix_design(space: MixtureSpace, n: int, rng: np.random.Generator, *, over
     Raises:
         StrategyError: If the cap leaves too little room to draw from.
     """
-    prior = np.sqrt(space.natural)
-    prior /= prior.sum()
-    cap = np.minimum(MAX_USAGE * space.natural, 1.0)
-    wanted = n * oversample
-    kept: list[Mixtures] = []
-    for _ in range(50):
-        strengths = rng.choice(STRENGTHS, size=(wanted, 1))
-        draws = space.dirichlet(wanted, prior * strengths, rng)
-        kept.append(draws[(draws <= cap).all(axis=1)])
-        if sum(map(len, kept)) >= wanted:
-            break
-    draws = round_to_grain(space, np.concatenate(kept)[:wanted])
-    # Rounded weights are multiples of the grain, so equal cells are what L1 < 1e-5 finds.
-    _, first = np.unique(np.rint(draws / GRAIN).astype(np.int64), axis=0, return_index=True)
-    draws = draws[np.sort(first)]
+    draws = regmix_draws(space, n * oversample, rng)
     if len(draws) < n:
         raise StrategyError(
             f"only {len(draws)} of {n} initial mixtures fit below {MAX_USAGE:g} x the natural shares; "
             "give less extreme natural shares (corpus.domains.*.natural_share)"
         )
     return draws[rng.choice(len(draws), size=n, replace=False)]
+
+
+def regmix_draws(space: MixtureSpace, wanted: int, rng: np.random.Generator) -> Mixtures:
+    """Different mixtures of RegMix's distribution: `wanted` draws, less if the cap leaves too little room, without repetitions."""
+    prior = np.sqrt(space.natural)
+    prior /= prior.sum()
+    kept: list[Mixtures] = []
+    for _ in range(50):
+        strengths = rng.choice(STRENGTHS, size=(wanted, 1))
+        draws = space.dirichlet(wanted, prior * strengths, rng)
+        kept.append(draws[below_cap(space, draws)])
+        if sum(map(len, kept)) >= wanted:
+            break
+    return without_repetitions(round_to_grain(space, np.concatenate(kept)[:wanted]))
+
+
+def below_cap(space: MixtureSpace, mixtures: Mixtures) -> NDArray[np.bool_]:
+    """Which mixtures have no weight above :data:`MAX_USAGE` times its natural share, shape ``(n,)``."""
+    return np.asarray((mixtures <= np.minimum(MAX_USAGE * space.natural, 1.0)).all(axis=1))
+
+
+def without_repetitions(mixtures: Mixtures) -> Mixtures:
+    """The first of each set of equal mixtures among rounded ones, in their order, shape ``(k, d)``."""
+    # Rounded weights are multiples of the grain, so equal cells are what L1 < 1e-5 finds.
+    _, first = np.unique(np.rint(mixtures / GRAIN).astype(np.int64), axis=0, return_index=True)
+    return mixtures[np.sort(first)]
 
 
 def round_to_grain(space: MixtureSpace, mixtures: Mixtures) -> Mixtures:

@@ -17,6 +17,9 @@ from regmix_active.study.history import History
 from regmix_active.surrogate.base import Surrogate
 from regmix_active.surrogate.belief import target_std
 
+CHUNK = 32_768
+"""Mixtures simulated at once: memory does not grow with the number of simulations."""
+
 REFINEMENTS = 3
 """Times that the neighbourhood of the best simulated mixtures is simulated again."""
 
@@ -98,22 +101,28 @@ def recommend(history: History, surrogate: Surrogate, simulations: int, top_k: i
         return target(surrogate.predict(mixtures))
 
     leaders = history.mixtures[np.argsort(expected(history.mixtures), kind="stable")[:16]]
-    quarter = simulations // 4
-    best = np.concatenate(
-        [
-            space.dirichlet(quarter, space.natural, rng),
-            spread(space, quarter, rng),
-            around(space, leaders, quarter, rng),
-            between(space, leaders, simulations - 3 * quarter, rng),
-        ]
-    )
-    simulated = len(best)
-    values = expected(best)
-    best, values = _smallest(best, values, top_k)
+    best, values, simulated = np.empty((0, space.dim)), np.empty(0), 0
+    while simulated < simulations:
+        size = min(CHUNK, simulations - simulated)
+        quarter = size // 4
+        drawn = np.concatenate(
+            [
+                space.dirichlet(quarter, space.natural, rng),
+                spread(space, quarter, rng),
+                around(space, leaders, quarter, rng),
+                between(space, leaders, size - 3 * quarter, rng),
+            ]
+        )
+        simulated += size
+        best, values = _smallest(np.concatenate([best, drawn]), np.concatenate([values, expected(drawn)]), top_k)
     for _ in range(REFINEMENTS):
-        near = around(space, best, max(simulations // (2 * REFINEMENTS), top_k), rng)
-        simulated += len(near)
-        best, values = _smallest(np.concatenate([best, near]), np.concatenate([values, expected(near)]), top_k)
+        # From the best of the pass before, whatever this one finds.
+        centres, left = best, max(simulations // (2 * REFINEMENTS), top_k)
+        while left > 0:
+            near = around(space, centres, min(CHUNK, left), rng)
+            left -= len(near)
+            simulated += len(near)
+            best, values = _smallest(np.concatenate([best, near]), np.concatenate([values, expected(near)]), top_k)
     found = space.project(best.mean(axis=0))[0]
     return judge(history, surrogate, found, simulated, len(best))
 

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from regmix_active.config.schema import SearchConfig
 from regmix_active.errors import ProxyError, RegmixActiveError, StrategyError
-from regmix_active.mixture.designs import regmix_design
+from regmix_active.mixture.initial import INITIAL_DESIGNS
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRequest, ProxyRunner
@@ -187,7 +187,8 @@ class SearchLoop:
     def _initial_design(self, space: MixtureSpace, first: int, size: int) -> Mixtures:
         """A part of one design, drawn whole, so that it does not matter in how many rounds it trains. Failures lengthen it."""
         whole = max(self.settings.initial, first + size)
-        return regmix_design(space, whole, np.random.default_rng([self.seed, 0]))[first : first + size]
+        design = INITIAL_DESIGNS[self.settings.initial_design]
+        return design(space, whole, np.random.default_rng([self.seed, 0]))[first : first + size]
 
     def request(self, slot: int, weights: Mixtures) -> ProxyRequest:
         """The proxy of one slot; its seeds follow from the study's seed, and from the slot unless random numbers are common."""

@@ -20,7 +20,7 @@ class History:
         space: The feasible set.
         target: What is minimised.
         mixtures: Shape ``(n, d)``.
-        losses: Nats per token, shape ``(n, m)``, columns as ``target.loss_names``.
+        losses: Nats per token, shape ``(n, m)``, columns as ``target.loss_names``; NaN where a metric is missing.
         slots: Slot of each row, shape ``(n,)``.
     """
 
@@ -35,13 +35,17 @@ class History:
 
     @cached_property
     def values(self) -> NDArray[np.float64]:
-        """The target of each finished proxy, shape ``(n,)``, nats per token."""
+        """The target of each finished proxy, shape ``(n,)``, nats per token; NaN where a loss that it weighs is missing."""
         return self.target(self.losses)
 
     @property
     def best(self) -> int:
-        """Row of the finished proxy with the smallest target."""
-        return int(np.argmin(self.values))
+        """Row of the finished proxy with the smallest target.
+
+        Raises:
+            ValueError: If no proxy has all losses that the target weighs.
+        """
+        return int(np.nanargmin(self.values))
 
     def before(self, slot: int) -> History:
         """What was known before `slot` was proposed (rounds are synchronous, so every earlier slot had ended)."""

@@ -49,8 +49,9 @@ class Target:
         return cls(names, weights / weights.sum())
 
     def __call__(self, losses: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Target of each row of losses ``(n, m)``, shape ``(n,)``, nats per token."""
-        value: NDArray[np.float64] = losses @ self.weights
+        """Target of each row of losses ``(n, m)``, shape ``(n,)``, nats per token; NaN where a loss that it weighs is missing."""
+        needed = self.weights > 0
+        value: NDArray[np.float64] = losses[:, needed] @ self.weights[needed]
         return value
 
     def describe(self) -> str:

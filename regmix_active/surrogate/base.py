@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 from typing import ClassVar, Self
 
 import numpy as np
@@ -21,6 +22,10 @@ Array = NDArray[np.float64]
 Paths = Callable[[Array], Array]
 """Functions drawn from a surrogate's posterior: mixtures ``(q, d)`` → losses ``(s, q, m)``, nats per token, without noise. The same
 mixture always gets the same losses, in whatever company it is asked for."""
+
+
+CACHED_ROWS = 80
+"""Rows of the covariance that a posterior keeps as they were before any conditioning: some megabyte each."""
 
 
 class Posterior:
@@ -53,7 +58,8 @@ class Posterior:
         self.noise = noise
         self.correlation = np.eye(mean.shape[1]) if correlation is None else correlation
         self._variance = np.clip(variance, 0.0, None)
-        self._rows_of = rows
+        # A strategy asks for the same rows after every choice of a batch.
+        self._rows_of = lru_cache(maxsize=CACHED_ROWS)(rows)
         self._conditioned: list[Array] = []
 
     @property
@@ -63,9 +69,9 @@ class Posterior:
 
     def covariance(self, i: int) -> Array:
         """Covariance of the losses at mixture `i` with those at all q mixtures, shape ``(q, m)``."""
-        cross = self._rows_of(i)
+        cross = self._rows_of(int(i)).copy()
         for row in self._conditioned:
-            cross = cross - row[i] * row
+            cross -= row[i] * row
         return cross
 
     def joint(self) -> Array:

@@ -121,6 +121,15 @@ class TargetModel:
         known = np.arange(q, len(rows))
         return TargetPosterior(self.surrogate.posterior(rows), self.weights, candidates, known[:n], known[n:])
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether :meth:`gradients` is there."""
+        return self.surrogate.differentiable
+
+    def gradients(self, mixtures: Array) -> tuple[Array, Array, Array, Array]:
+        """Mean ``(q,)`` and variance ``(q,)`` of the target with their derivatives ``(q, d)``; see :meth:`Surrogate.gradients`."""
+        return self.surrogate.gradients(mixtures, self.weights)
+
     def paths(self, n: int, rng: np.random.Generator) -> Callable[[Array], Array]:
         """`n` targets drawn from the posterior, as a function from mixtures ``(q, d)`` to targets ``(n, q)``."""
         drawn = self.surrogate.paths(n, rng)

@@ -1,173 +1,150 @@
-"""Gaussian processes, one per loss, on warped weights.
+"""Gaussian processes, one per loss, on warped weights: the default surrogate.
 
-A loss answers to a domain's weight roughly as a power law, so that the step from 0 to 1 % matters more than that from 30 to
-40 %: each weight is warped on its own (cube root) before an ARD Matérn-5/2 kernel. Warping every domain separately keeps the
-lengthscales readable as relevances of domains; log-ratio coordinates would not.
-
-References:
-    [1] Balandat et al., BoTorch: A Framework for Efficient Monte-Carlo Bayesian Optimization, NeurIPS 2020.
-    [2] Hvarfner et al., Vanilla Bayesian Optimization Performs Great in High Dimensions, ICML 2024 (dimension-scaled priors).
+:mod:`~regmix_active.surrogate.warp` says what they see of a mixture, :mod:`~regmix_active.surrogate.gp_fit` how hyperparameters are
+found, :mod:`~regmix_active.surrogate.gp_exact` what follows from them; this module puts the parts together.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import math
-import warnings
-from collections.abc import Iterator
-from typing import ClassVar, Self
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from botorch.exceptions.errors import ModelFittingError
-from botorch.exceptions.warnings import OptimizationWarning
-from botorch.fit import fit_gpytorch_mll
-from botorch.models import SingleTaskGP
-from botorch.utils.sampling import manual_seed
-from gpytorch.constraints import Interval
-from gpytorch.kernels import Kernel, MaternKernel, ScaleKernel
-from gpytorch.likelihoods import GaussianLikelihood
-from gpytorch.mlls import ExactMarginalLogLikelihood
-from gpytorch.priors import GammaPrior, LogNormalPrior
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from regmix_active.errors import StudyError
-from regmix_active.surrogate.base import Array, Posterior, Surrogate
-
-log = logging.getLogger(__name__)
-
-CHUNK = 4096
-"""Mixtures predicted at once: bounds the memory of a simulation."""
+from regmix_active.surrogate.base import Array, Paths, Posterior, Surrogate, check_observations
+from regmix_active.surrogate.blend import blend
+from regmix_active.surrogate.gp_exact import ExactProcesses
+from regmix_active.surrogate.gp_fit import MISSING, SMOOTH, SPARSE, LengthscalePrior, fit_hyperparameters, one_thread
+from regmix_active.surrogate.gp_groups import fit_in_groups
+from regmix_active.surrogate.residuals import error_correlation, square_root
+from regmix_active.surrogate.warp import Warp
 
 
 class GaussianProcess(Surrogate):
-    """One exact GP per loss, all fitted in one batch on shared inputs (BoTorch [1], priors of [2]).
+    """Exact GPs with an ARD Matérn-5/2 kernel on warped weights, all losses fitted in one batch on shared inputs.
 
-    Every fit starts from the same hyperparameters, so that a belief depends on the observed losses alone: a search that was killed
-    and continued must propose what the unbroken one would have. (Starting from the previous fit's was measured to save no time.)
+    The belief is the average over the lengthscale priors, so that doubt about the hyperparameters counts as doubt. Every fit
+    depends on the observed losses alone: a search that was killed and continued proposes what the unbroken one would have.
     """
 
     name: ClassVar[str] = "gp"
+    differentiable: ClassVar[bool] = True
 
-    def __init__(self, exponent: float = 1 / 3, max_iterations: int = 30, fit_runs: int = 256) -> None:
-        """Choose the warp.
+    def __init__(
+        self,
+        warp: Warp = "cube-root",
+        priors: Sequence[LengthscalePrior] = (SMOOTH, SPARSE),
+        averaged_runs: int = 96,
+        max_iterations: int = 30,
+        fit_runs: int = 256,
+        kernels: int = 40,
+    ) -> None:
+        """Choose the model.
 
         Args:
-            exponent: Power applied to each weight; between 0.25 and 0.5 the choice hardly matters.
+            warp: Of the weights: ``cube-root``, ``log`` or ``power`` (learns the exponent).
+            priors: Of the lengthscales.
+            averaged_runs: Up to so many runs the belief averages over all priors; with more of them priors hardly matter, and the
+                first one is used.
             max_iterations: Bound on L-BFGS iterations of one fit; more of them do not rank better.
             fit_runs: Hyperparameters are fitted on at most so many proxies, evenly spaced over the study; the posterior uses all.
+            kernels: With more losses than this, losses that behave alike share their lengthscales.
         """
-        self.exponent = exponent
+        self.warp: Warp = warp
+        self.priors = tuple(priors)
+        self.averaged_runs = averaged_runs
         self.max_iterations = max_iterations
         self.fit_runs = fit_runs
+        self.kernels = kernels
 
     def fit(self, mixtures: Array, losses: Array, noise: ArrayLike | None = None) -> Self:
-        """Maximise the marginal likelihood plus priors of all losses at once; see :meth:`Surrogate.fit`."""
-        n = len(mixtures)
-        if n < self.minimum_runs:
-            raise StudyError(f"a Gaussian process needs {self.minimum_runs} finished proxies or more; the study has {n}")
-        self._centre, self._scale = losses.mean(axis=0), np.maximum(losses.std(axis=0, ddof=1), 1e-9)
-        X, Y = self._warp(mixtures), torch.from_numpy((losses - self._centre) / self._scale)
-        some = np.unique(np.linspace(0, n - 1, min(n, self.fit_runs)).round().astype(int))
-        model = self._model(X[some], Y[some])
-        mll = ExactMarginalLogLikelihood(model.likelihood, model)
-        # Seeded, because a fit that fails is tried again from hyperparameters drawn at random.
-        with _one_thread(), warnings.catch_warnings(), manual_seed(0):
-            # Stopping at max_iterations is a choice here, not a fault.
-            warnings.simplefilter("ignore", OptimizationWarning)
-            try:
-                fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": self.max_iterations}})
-            except ModelFittingError as error:
-                log.warning("Gaussian process fit failed (%s); using the prior's hyperparameters", error)
-                model = self._model(X[some], Y[some])
-        with torch.no_grad():
-            self._condition(model.eval().requires_grad_(False), X, Y)
+        """Fit the hyperparameters of all losses at once and condition on all observations; see :meth:`Surrogate.fit`."""
+        X, Y, V = check_observations(mixtures, losses, noise, self)
+        n, m = Y.shape
+        seen = ~np.isnan(Y)
+        self._centre, self._scale = np.nanmean(Y, axis=0), np.maximum(np.nanstd(Y, axis=0, ddof=1), 1e-9)
+        standard = torch.from_numpy(np.where(seen, (Y - self._centre) / self._scale, 0.0))
+        known = np.zeros_like(Y) if V is None else V / self._scale**2
+        fixed = torch.from_numpy(np.where(seen, known, MISSING))
+        some = torch.from_numpy(np.unique(np.linspace(0, n - 1, min(n, self.fit_runs)).round().astype(int)))
+        weights = torch.from_numpy(X)
+        given = None if seen.all() and V is None else fixed[some]
+        fit = partial(fit_in_groups, groups=self.kernels) if m > self.kernels else fit_hyperparameters
+        settings: dict[str, Any] = {"warp": self.warp, "iterations": self.max_iterations, "learn_noise": V is None}
+        priors = self.priors if n <= self.averaged_runs else self.priors[:1]
+        hypers = [fit(weights[some], standard[some], given, prior=prior, **settings) for prior in priors]
+        with one_thread(), torch.no_grad():
+            self._parts = [ExactProcesses(weights, standard, fixed, hyper, self.warp) for hyper in hypers]
+            left_out = [part.left_out() for part in self._parts]
+        errors = standard.numpy() - np.mean([mean for mean, _ in left_out], axis=0)
+        deviations = np.sqrt(np.mean([variance for _, variance in left_out], axis=0))
+        self._correlation = error_correlation(np.where(seen, errors / deviations, np.nan))
+        own = np.mean([part.hyper.noise.numpy() for part in self._parts], axis=0)
+        self._noise = (own + (np.where(seen, known, 0).sum(axis=0) / seen.sum(axis=0))) * self._scale**2
         return self
 
     def predict(self, mixtures: Array) -> Array:
-        """Posterior means, shape ``(q, m)``; see :meth:`Surrogate.predict`."""
-        means = [self._mean(self._cross(self._warp(chunk))) for chunk in np.array_split(mixtures, math.ceil(len(mixtures) / CHUNK))]
-        return np.concatenate(means)
+        """Posterior means, shape ``(q, m)``, in single precision; see :meth:`Surrogate.predict`."""
+        with one_thread(), torch.no_grad():
+            mean: Array = np.mean([part.mean(mixtures) for part in self._parts], axis=0)
+        return mean * self._scale + self._centre
 
     def posterior(self, mixtures: Array) -> Posterior:
         """Joint posterior of the noise-free losses; see :meth:`Surrogate.posterior`."""
-        Z, unit, kernel = self._warp(mixtures), torch.from_numpy(self._scale), self._kernel
-        with torch.no_grad():
-            cross = self._cross(Z)
-            V = torch.linalg.solve_triangular(self._L, cross, upper=False) * unit[:, None, None]
-            prior = (kernel.outputscale.reshape(-1) * unit**2).numpy()
-            W = V.numpy()
+        with one_thread(), torch.no_grad():
+            beliefs = [self._belief(part, mixtures) for part in self._parts]
+        return blend(beliefs, np.full((len(beliefs), len(self._scale)), 1 / len(beliefs)))
+
+    def _belief(self, part: ExactProcesses, mixtures: Array) -> Posterior:
+        """The belief under one prior, in nats."""
+        mean, variance, row = part.moments(mixtures)
+        scale = self._scale
 
         def rows(i: int) -> Array:
-            with torch.no_grad():
-                cross = (kernel(Z[i : i + 1], Z).to_dense().reshape(len(unit), len(Z)) * unit[:, None] ** 2).numpy()
-            return cross.T - np.einsum("mn,mnq->qm", W[:, :, i], W)
+            with one_thread(), torch.no_grad():
+                return row(i) * scale**2
 
-        return Posterior(self._mean(cross), prior - np.einsum("mnq,mnq->qm", W, W), rows, self.noise_variance)
+        return Posterior(mean * scale + self._centre, variance * scale**2, rows, self.noise_variance, self._correlation)
+
+    def paths(self, n: int, rng: np.random.Generator) -> Paths:
+        """`n` functions, drawn in equal numbers from the belief under each prior; see :meth:`Surrogate.paths`."""
+        root, shares = square_root(self._correlation), np.array_split(np.arange(n), len(self._parts))
+        with torch.no_grad():
+            drawn = [part.paths(len(share), root, rng) for part, share in zip(self._parts, shares, strict=True) if len(share)]
+
+        scale, centre = self._scale, self._centre
+
+        def losses(mixtures: Array) -> Array:
+            with one_thread(), torch.no_grad():
+                return np.concatenate([path(mixtures) for path in drawn]) * scale + centre
+
+        return losses
+
+    def gradients(self, mixtures: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
+        """Mean and variance of a weighed sum of losses with their derivatives; see :meth:`Surrogate.gradients`."""
+        X = torch.from_numpy(np.ascontiguousarray(mixtures)).requires_grad_()
+        scale, correlation = torch.from_numpy(self._scale * weights), torch.from_numpy(self._correlation)
+        with one_thread():
+            moments = [part.weighed(X) for part in self._parts]
+            means = torch.stack([mean for mean, _ in moments])
+            variances = torch.stack([variance for _, variance in moments]).clamp_min(1e-12)
+            spread = (variances.mean(dim=0) + means.var(dim=0, correction=0)).sqrt() * scale
+            mean, variance = means.mean(dim=0) @ scale, torch.einsum("qj,jk,qk->q", spread, correlation, spread)
+            slopes: list[Tensor] = [torch.autograd.grad(value.sum(), X, retain_graph=True)[0] for value in (mean, variance)]
+        value = mean.detach().numpy() + float(self._centre @ weights)
+        return value, variance.detach().numpy(), slopes[0].numpy(), slopes[1].numpy()
 
     @property
     def noise_variance(self) -> Array:
-        """Fitted observation noise per loss, shape ``(m,)``, nats² per token²."""
-        return self._noise * self._scale**2
+        """Observation noise per loss, shape ``(m,)``, nats² per token²."""
+        return self._noise
 
     @property
     def lengthscales(self) -> Array:
-        """Fitted lengthscales on the warped weights, shape ``(m, d)``: a short one marks a domain that matters for that loss."""
-        return self._lengthscales
-
-    def _warp(self, mixtures: Array) -> Tensor:
-        return torch.from_numpy(np.clip(mixtures, 0.0, 1.0) ** self.exponent)
-
-    @staticmethod
-    def _model(X: Tensor, Y: Tensor) -> SingleTaskGP:
-        d, batch = X.shape[-1], torch.Size([Y.shape[-1]]) if Y.shape[-1] > 1 else torch.Size([])
-        matern = MaternKernel(
-            nu=2.5,
-            ard_num_dims=d,
-            batch_shape=batch,
-            lengthscale_prior=LogNormalPrior(math.sqrt(2) + math.log(d) / 2, math.sqrt(3)),
-            lengthscale_constraint=Interval(0.02, 200.0, initial_value=math.sqrt(d)),
-        )
-        kernel = ScaleKernel(
-            matern, batch_shape=batch, outputscale_prior=GammaPrior(2.0, 0.5), outputscale_constraint=Interval(0.02, 100.0)
-        )
-        likelihood = GaussianLikelihood(
-            batch_shape=batch, noise_prior=LogNormalPrior(-5.0, 1.5), noise_constraint=Interval(1e-5, 1.0, initial_value=1e-2)
-        )
-        # Standardised by hand: the posterior below is ours, in nats.
-        return SingleTaskGP(X, Y, covar_module=kernel, likelihood=likelihood, outcome_transform=None)
-
-    def _condition(self, model: SingleTaskGP, X: Tensor, Y: Tensor) -> None:
-        m = Y.shape[-1]
-        self._X = X
-        self._kernel: Kernel = model.covar_module
-        self._noise = model.likelihood.noise.reshape(m).numpy()
-        self._constant = model.mean_module.constant.reshape(m, 1)
-        self._lengthscales = model.covar_module.base_kernel.lengthscale.reshape(m, -1).numpy()
-        K = self._kernel(X).to_dense().reshape(m, len(X), len(X))
-        K = K + torch.diag_embed(torch.from_numpy(self._noise)[:, None].expand(m, len(X)))
-        self._L = torch.linalg.cholesky(K)
-        self._alpha = torch.cholesky_solve((Y.T - self._constant)[..., None], self._L)
-
-    def _cross(self, Z: Tensor) -> Tensor:
-        """Prior covariance of the training mixtures with `Z`, shape ``(m, n, q)``, standardised losses."""
-        with torch.no_grad():
-            cross: Tensor = self._kernel(self._X, Z).to_dense()
-        return cross.reshape(len(self._constant), len(self._X), len(Z))
-
-    def _mean(self, cross: Tensor) -> Array:
-        mean: Array = (self._constant + (cross.mT @ self._alpha)[..., 0]).T.numpy()
-        return mean * self._scale + self._centre
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Fit with one thread of torch: on matrices of this size a second one makes it two to five times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+        """Lengthscales on the warped weights, shape ``(m, d)``: a short one marks a domain that matters for that loss."""
+        lengthscales: Array = self._parts[0].hyper.lengthscale.numpy()
+        return lengthscales

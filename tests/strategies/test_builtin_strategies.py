@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from regmix_active.mixture.space import Mixtures
 from regmix_active.strategies import AcquisitionStrategy, Strategy, available, load_strategy
-from regmix_active.strategies.base import RESOLUTION
+from regmix_active.strategies.candidates import RESOLUTION
 from regmix_active.strategies.expected_improvement import log_improvement
 from regmix_active.study.history import History
 from regmix_active.surrogate.belief import TargetBelief
@@ -45,7 +45,7 @@ def distinct(mixtures: Mixtures) -> bool:
 
 
 def test_what_is_built_in() -> None:
-    assert NAMES == ["confidence-bound", "dirichlet", "expected-improvement", "greedy"]
+    assert NAMES == ["confidence-bound", "dirichlet", "expected-improvement", "greedy", "thompson", "variance-reduction"]
     assert [available()[name].name for name in NAMES] == NAMES
 
 

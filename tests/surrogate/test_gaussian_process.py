@@ -10,9 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from botorch.exceptions.errors import ModelFittingError
+from gpytorch.kernels import MaternKernel
 
 from regmix_active.errors import StudyError
+from regmix_active.surrogate.belief import target_std
 from regmix_active.surrogate.gaussian_process import GaussianProcess
+from regmix_active.surrogate.gp_fit import SMOOTH, SPARSE
+from regmix_active.surrogate.warp import Warp, WeightWarp
 
 Problem = Callable[..., tuple[Any, Any]]
 TABLES = Path(__file__).parents[3] / "shared" / "tables" / "regmix"
@@ -62,20 +67,23 @@ def test_noise_is_recognised(problem: Problem) -> None:
 
 @pytest.mark.parametrize("q", [4, 6])
 def test_posterior_against_explicit_algebra(problem: Problem, q: int) -> None:
-    """Six mixtures of six domains with six losses: GPyTorch's own diagonal is wrong for just that shape."""
+    """Under one prior: equations 2.25 and 2.26 of Rasmussen and Williams, with the kernel from GPyTorch."""
     X, Y = problem(20, noise=0.02)
     Z, _ = problem(q, seed=3)
-    surrogate = GaussianProcess().fit(X, Y)
+    surrogate = GaussianProcess(priors=[SMOOTH]).fit(X, Y)
     posterior = surrogate.posterior(Z)
-    np.testing.assert_allclose(posterior.mean, surrogate.predict(Z), atol=1e-10)
-    warped = torch.from_numpy(np.concatenate([X, Z]) ** (1 / 3))
+    np.testing.assert_allclose(posterior.mean, surrogate.predict(Z), atol=1e-4)
+    (part,) = surrogate._parts
+    inputs = WeightWarp().transform(torch.from_numpy(np.concatenate([X, Z])))
+    matern = MaternKernel(nu=2.5, ard_num_dims=6, batch_shape=torch.Size([6]))
+    matern.lengthscale = part.hyper.lengthscale[:, None, :]
     with torch.no_grad():
-        K = surrogate._kernel(warped).to_dense().numpy()
+        K = (part.hyper.scale[:, None, None] * matern.double()(inputs).to_dense()).numpy()
     scale, centre = Y.std(axis=0, ddof=1), Y.mean(axis=0)
     for j in range(Y.shape[1]):
         noise = surrogate.noise_variance[j] / scale[j] ** 2
         inside, cross, outside = K[j, :20, :20] + noise * np.eye(20), K[j, :20, 20:], K[j, 20:, 20:]
-        constant = float(surrogate._constant[j, 0])
+        constant = float(part.hyper.constant[j])
         mean = constant + cross.T @ np.linalg.solve(inside, (Y[:, j] - centre[j]) / scale[j] - constant)
         np.testing.assert_allclose(posterior.mean[:, j], mean * scale[j] + centre[j], atol=1e-8)
         covariance = (outside - cross.T @ np.linalg.solve(inside, cross)) * scale[j] ** 2
@@ -156,8 +164,126 @@ def test_predicts_in_chunks(problem: Problem, monkeypatch: pytest.MonkeyPatch) -
     surrogate = GaussianProcess().fit(X, Y)
     Z, _ = problem(50, seed=2)
     whole = surrogate.predict(Z)
-    monkeypatch.setattr("regmix_active.surrogate.gaussian_process.CHUNK", 7)
-    np.testing.assert_allclose(surrogate.predict(Z), whole, atol=1e-10)
+    monkeypatch.setattr("regmix_active.surrogate.gp_exact.CHUNK", 7)
+    np.testing.assert_allclose(surrogate.predict(Z), whole, atol=1e-4)
+
+
+def test_doubt_about_the_prior_counts(problem: Problem) -> None:
+    """The belief under two priors is the mixture of the two beliefs."""
+    X, Y = problem(16, noise=0.1)
+    Z, _ = problem(7, seed=2)
+    both = GaussianProcess().fit(X, Y).posterior(Z)
+    alone = [GaussianProcess(priors=[prior]).fit(X, Y).posterior(Z) for prior in (SMOOTH, SPARSE)]
+    means = np.stack([posterior.mean for posterior in alone])
+    np.testing.assert_allclose(both.mean, means.mean(axis=0), atol=1e-10)
+    variance = np.mean([posterior.variance for posterior in alone], axis=0) + means.var(axis=0)
+    np.testing.assert_allclose(both.variance, variance, atol=1e-10)
+    np.testing.assert_allclose(np.einsum("mqq->qm", both.joint()), both.variance, atol=1e-6)
+    assert np.linalg.eigvalsh(both.joint()).min() > -1e-6
+
+
+def test_many_runs_need_one_prior(problem: Problem) -> None:
+    X, Y = problem(30)
+    np.testing.assert_array_equal(
+        GaussianProcess(averaged_runs=20).fit(X, Y).predict(X), GaussianProcess(priors=[SMOOTH]).fit(X, Y).predict(X)
+    )
+
+
+def test_a_missing_loss_teaches_nothing(problem: Problem) -> None:
+    X, Y = problem(30, noise=0.02)
+    Z, truth = problem(40, seed=1)
+    holes = Y.copy()
+    holes[::3, 1] = np.nan
+    surrogate = GaussianProcess().fit(X, holes)
+    seen = ~np.isnan(holes[:, 1])
+    alone = GaussianProcess().fit(X[seen], Y[seen, 1:2])
+    assert np.abs(surrogate.predict(Z)[:, 1] - alone.predict(Z)[:, 0]).max() < 0.05 * Y[:, 1].std()
+    assert spearman(surrogate.predict(Z)[:, 1], truth[:, 1]) > 0.95
+
+
+def test_known_noise_is_used(problem: Problem) -> None:
+    """Losses said to be noise are not followed; losses said to be clean are."""
+    X, Y = problem(30, noise=0.1)
+    loud, quiet = GaussianProcess().fit(X, Y, noise=100.0), GaussianProcess().fit(X, Y, noise=1e-8)
+    np.testing.assert_allclose(loud.noise_variance, 100.0)
+    assert np.abs(loud.predict(X) - Y.mean(axis=0)).max() < np.abs(Y - Y.mean(axis=0)).max() / 2
+    assert np.abs(quiet.predict(X) - Y).max() < 0.05
+    each = np.where(np.arange(30)[:, None] < 15, 1e-8, 4.0) * np.ones(Y.shape)
+    uneven = np.abs(GaussianProcess().fit(X, Y, noise=each).predict(X) - Y)
+    assert uneven[:15].max() < uneven[15:].mean()
+
+
+@pytest.mark.parametrize("warp", ["cube-root", "log", "power"])
+def test_gradients_against_differences(problem: Problem, warp: Warp) -> None:
+    """Also on the faces of the simplex, where the derivative of a root would be infinite."""
+    X, Y = problem(24, noise=0.02)
+    surrogate = GaussianProcess(warp=warp).fit(X, Y)
+    Z, _ = problem(5, seed=4)
+    weights = np.array([0.5, 0.2, 0.1, 0.1, 0.1, 0.0])
+    mean, variance, mean_slope, variance_slope = surrogate.gradients(Z, weights)
+    posterior = surrogate.posterior(Z)
+    np.testing.assert_allclose(mean, posterior.mean @ weights, atol=1e-8)
+    np.testing.assert_allclose(variance, target_std(posterior, weights) ** 2, rtol=1e-4)
+    for j in range(6):
+        step = 1e-6 * np.eye(6)[j]
+        up, down = surrogate.gradients(Z + step, weights), surrogate.gradients(Z - step, weights)
+        np.testing.assert_allclose(mean_slope[:, j], (up[0] - down[0]) / 2e-6, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(variance_slope[:, j], (up[1] - down[1]) / 2e-6, rtol=1e-2, atol=1e-5)
+    corners = surrogate.gradients(np.eye(6), weights)
+    assert all(np.isfinite(part).all() for part in corners)
+
+
+def test_drawn_functions_follow_the_posterior(problem: Problem) -> None:
+    X, Y = problem(16, noise=0.1)
+    Z, _ = problem(6, seed=5)
+    surrogate = GaussianProcess().fit(X, Y)
+    posterior = surrogate.posterior(Z)
+    paths = surrogate.paths(600, np.random.default_rng(0))
+    draws = paths(Z)
+    assert draws.shape == (600, 6, 6)
+    std = np.sqrt(posterior.variance)
+    assert (np.abs(draws.mean(axis=0) - posterior.mean) < 0.25 * std).all()
+    np.testing.assert_allclose(draws.std(axis=0), std, rtol=0.3)
+    np.testing.assert_allclose(paths(Z[2:4]), draws[:, 2:4], atol=1e-8)
+    weights = np.full(6, 1 / 6)
+    np.testing.assert_allclose((draws @ weights).std(axis=0), target_std(posterior, weights), rtol=0.3)
+
+
+def test_many_losses_share_lengthscales(problem: Problem) -> None:
+    """Noisy views of six losses, some with holes: hardly worse than a kernel each, and each view keeps its own mean."""
+    X, Y = problem(40)
+    rng = np.random.default_rng(0)
+    views = np.tile(Y, 4) * rng.uniform(0.5, 2, 24) + rng.normal(size=24) + 0.2 * rng.normal(size=(40, 24))
+    views[::5, 7] = np.nan
+    Z, truth = problem(100, seed=1)
+    shared, single = GaussianProcess(kernels=8).fit(X, views), GaussianProcess(kernels=24).fit(X, views)
+    assert len(np.unique(shared.lengthscales, axis=0)) <= 8
+    ranks = [[spearman(g.predict(Z)[:, j], truth[:, j % 6]) for j in range(24)] for g in (shared, single)]
+    assert np.mean(ranks[0]) > np.mean(ranks[1]) - 0.01
+    assert np.isfinite(shared.posterior(Z).variance).all()
+    known = GaussianProcess(kernels=8).fit(X, views, noise=0.04)
+    assert np.mean([spearman(known.predict(Z)[:, j], truth[:, j % 6]) for j in range(24)]) > 0.8
+
+
+def test_a_covariance_too_large_to_hold_is_computed_again(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, Y = problem(16)
+    Z, _ = problem(9, seed=2)
+    surrogate = GaussianProcess().fit(X, Y)
+    held = surrogate.posterior(Z).covariance(3)
+    monkeypatch.setattr("regmix_active.surrogate.gp_exact.HELD", 0)
+    np.testing.assert_allclose(surrogate.posterior(Z).covariance(3), held, atol=1e-4)
+
+
+def test_a_failed_fit_falls_back(problem: Problem, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise ModelFittingError("no")
+
+    monkeypatch.setattr("regmix_active.surrogate.gp_fit.fit_gpytorch_mll", fail)
+    X, Y = problem(24)
+    with caplog.at_level("WARNING"):
+        mean = GaussianProcess().fit(X, Y).predict(X)
+    assert "fit failed (no)" in caplog.text
+    assert np.isfinite(mean).all()
 
 
 def test_too_few_runs(problem: Problem) -> None:

@@ -1,0 +1,34 @@
+"""Several beliefs as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from regmix_active.surrogate.base import Array, Posterior
+
+
+def blend(posteriors: Sequence[Posterior], weights: Array) -> Posterior:
+    """The belief of a mixture of Gaussians: its mean, and the mean of the covariances plus the covariance of the means.
+
+    Where the parts disagree, the blend is in doubt.
+
+    Args:
+        posteriors: k beliefs about the same mixtures.
+        weights: Share of each part in each loss, shape ``(k, m)``, columns sum to 1.
+    """
+    means = np.stack([posterior.mean for posterior in posteriors])
+    mean = np.einsum("km,kqm->qm", weights, means)
+    apart = means - mean
+    variance = np.einsum("km,kqm->qm", weights, np.stack([posterior.variance for posterior in posteriors]) + apart**2)
+
+    def rows(i: int) -> Array:
+        within = np.stack([posterior.covariance(i) for posterior in posteriors])
+        together: Array = np.einsum("km,kqm->qm", weights, within + apart[:, i : i + 1] * apart)
+        return together
+
+    noise = np.einsum("km,km->m", weights, np.stack([posterior.noise for posterior in posteriors]))
+    share = weights.mean(axis=1)
+    correlation = np.einsum("k,kij->ij", share, np.stack([posterior.correlation for posterior in posteriors]))
+    return Posterior(mean, variance, rows, noise, correlation)

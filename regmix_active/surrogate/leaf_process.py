@@ -1,0 +1,227 @@
+"""A Gaussian process on the leaves of a forest, for one loss, calibrated on held-out proxies.
+
+The kernel of two mixtures is the share of the trees in which they fall into the same leaf [1]. It has one feature per leaf, so
+that the mean, the covariance and functions drawn from the process are sums of one value per tree.
+
+Trees were grown on the losses that the process is conditioned on, which makes it overconfident. Its noise and scale, the share of
+the boosted prediction in its mean and the width of its intervals are therefore those under which proxies are likeliest
+that neither the trees nor the process have seen.
+
+References:
+    [1] Thebelt et al., Tree ensemble kernels for Bayesian optimization with known constraints, arXiv 2207.00879.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import solve_triangular
+
+from regmix_active.surrogate.base import Array
+from regmix_active.surrogate.calibration import held_out_folds, interval_scale
+from regmix_active.surrogate.trees import Forest, Leaves, TreeSettings
+
+RATIOS = np.geomspace(1e-3, 10.0, 9)
+"""Candidate ratios of noise to signal variance. What leaves cannot resolve counts as noise, so that zero is not among them."""
+
+USUAL_RATIO, RATIO_SPREAD = 0.3, 2.0
+"""Median of the ratio's prior and standard deviation of its logarithm: few held-out proxies do not say much about noise."""
+
+BOOSTED_SHARES = np.linspace(0.0, 1.0, 5)
+"""Candidate shares of the boosted prediction in the mean."""
+
+CHUNK = 2048
+"""Mixtures whose features are held at once."""
+
+UNRESOLVED = 0.1
+"""Share of a loss's variance that trees typically leave: known noise far below it does not make proxies count differently."""
+
+
+def left_over(explained: Array) -> Array:
+    """Variance that is left of one, a mixture's kernel with itself; rounding may take a little more than there is."""
+    return np.maximum(1.0 - explained, 1e-9)
+
+
+class Conditioned:
+    """The process on a forest given observed losses, for signal variance one.
+
+    Attributes:
+        values: The posterior mean as a value per leaf, shape ``(leaves,)``, to be added to `constant`.
+        constant: The mean far from the data, by generalised least squares.
+    """
+
+    def __init__(self, forest: Forest, features: Array, kernel: Array, y: Array, ridge: Array) -> None:
+        """Condition on losses ``(n,)`` at mixtures with `features` ``(n, leaves)`` and `kernel` ``(n, n)``.
+
+        Args:
+            forest: Whose leaves the features are.
+            features: Of the observed mixtures.
+            kernel: Between them.
+            y: Their losses.
+            ridge: Ratio of each observation's noise to the signal variance, shape ``(n,)``.
+        """
+        self.forest, self._features = forest, features
+        self._root = np.asarray(np.linalg.cholesky(kernel + np.diag(ridge)), dtype=np.float64)
+        one, observed = self._solve(np.column_stack([np.ones(len(y)), y])).T
+        self.constant = float(one @ observed / (one @ one))
+        self.values = forest.per_leaf(features.T @ self._solve(observed - self.constant * one, transposed=True))
+
+    def explained(self, cross: Array) -> Array:
+        """Variance at q mixtures that the observations take away, shape ``(q,)``, from the kernel with theirs ``(n, q)``."""
+        explained: Array = (self._solve(cross) ** 2).sum(axis=0)
+        return explained
+
+    @cached_property
+    def _whitened(self) -> NDArray[np.float32]:
+        # Single precision: errors of some millionth of the prior's variance, in half the time.
+        return self._solve(self._features).astype(np.float32)
+
+    def variance(self, features: NDArray[np.float32]) -> Array:
+        """Posterior variance at mixtures with these features ``(q, leaves)``, shape ``(q,)``."""
+        explained = ((self._whitened @ features.T) ** 2).sum(axis=0)
+        return left_over(explained.astype(np.float64))
+
+    def variance_at(self, leaves: Leaves) -> Array:
+        """Posterior variance at mixtures with these leaves, shape ``(q,)``."""
+        return np.concatenate([self.variance(features) for features in self._chunks(leaves)])
+
+    def covariance(self, leaves: Leaves, i: int) -> Array:
+        """Posterior covariance of mixture `i` with all q, shape ``(q,)``."""
+        own = self.forest.features(leaves[i : i + 1], np.float64)[0]
+        known = self._solve(self._solve(self._features @ own), transposed=True)
+        return self.forest.total(leaves, self.forest.per_leaf(own - self._features.T @ known))
+
+    def draw(self, n: int, ridge: Array, rng: np.random.Generator) -> Callable[[Leaves], tuple[Array, Array]]:
+        """`n` deviations from the mean: leaves ``(q, trees)`` → deviations ``(n, q)`` and their variance ``(q,)``.
+
+        Random values per leaf, corrected by what they say at the observed mixtures (Matheron's rule).
+        """
+        prior = rng.standard_normal((self._features.shape[1], n))
+        noisy = self._features @ prior + np.sqrt(ridge)[:, None] * rng.standard_normal((len(ridge), n))
+        weights = prior - self._features.T @ self._solve(self._solve(noisy), transposed=True)
+        single = weights.astype(np.float32)
+
+        def deviations(leaves: Leaves) -> tuple[Array, Array]:
+            drawn = [(features @ single, self.variance(features)) for features in self._chunks(leaves)]
+            return np.concatenate([d for d, _ in drawn]).T, np.concatenate([v for _, v in drawn])
+
+        return deviations
+
+    def _solve(self, right: Array, transposed: bool = False) -> Array:
+        solved: Array = solve_triangular(self._root, right, lower=True, trans=int(transposed), check_finite=False)
+        return solved
+
+    def _chunks(self, leaves: Leaves) -> Iterator[NDArray[np.float32]]:
+        for start in range(0, len(leaves), CHUNK):
+            yield self.forest.features(leaves[start : start + CHUNK], np.float32)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out proxies of one loss, seen by processes that were not conditioned on them.
+
+    Attributes:
+        rows: The proxies, shape ``(h,)``.
+        mean: Of the process, per candidate ratio, shape ``(ratios, h)``.
+        variance: Of the process with signal variance one, shape ``(ratios, h)``.
+        boosted: The boosted prediction, shape ``(h,)``.
+    """
+
+    rows: NDArray[np.intp]
+    mean: Array
+    variance: Array
+    boosted: Array
+
+
+class LeafProcess:
+    """What is believed about one loss.
+
+    Attributes:
+        forest: Its trees; their values are those of the mean.
+        noise: Variance of the observation noise and of what leaves cannot resolve, nats² per token².
+        errors: Held-out residuals over their predicted standard deviations, shape ``(n,)``; NaN where a proxy was not left out.
+    """
+
+    def __init__(self, X: Array, y: Array, noise: Array | None, settings: Sequence[TreeSettings]) -> None:
+        """Grow on mixtures ``(n, d)`` and losses ``(n,)``, of known noise variance ``(n,)`` or None, and calibrate."""
+        self._centre, self._unit = float(y.mean()), max(float(y.std()), 1e-9)
+        standard = (y - self._centre) / self._unit
+        known = np.zeros(len(y)) if noise is None else noise / self._unit**2
+        weight = 1 / (UNRESOLVED + known)
+        weight /= weight.mean()
+        folds = held_out_folds(X)
+        forests = [(Forest(X[~out], standard[~out], settings, weight[~out]), out) for out in folds]
+
+        # Known noise counts by its ratio to the signal, which is known only after a first pass.
+        signal = 1.0
+        for _ in range(1 if noise is None else 2):
+            held = _leave_out(forests, X, standard, known / signal)
+            ratio, share, signal, errors = _calibrate(held, standard, known / signal)
+
+        self.errors = np.full(len(y), np.nan)
+        self.errors[held.rows] = errors
+        width = interval_scale(errors) ** 2
+        # The process given all proxies is a little surer than those given all but a fold: variance falls with their number.
+        trained = np.mean([(~out).mean() for out in folds])
+        self._signal = signal * width * trained * self._unit**2
+        self.noise = width * (signal * ratio + float(known.mean())) * self._unit**2
+        self._ridge = ratio + known / signal
+        self.forest = Forest(X, standard, settings, weight)
+        features = self.forest.features(self.forest.leaves(X), np.float64)
+        self._process = Conditioned(self.forest, features, features @ features.T, standard, self._ridge)
+        self._constant = (1 - share) * self._process.constant
+        self.forest.set_values((1 - share) * self._process.values + share * self.forest.values)
+
+    def predict(self, X: Array) -> Array:
+        """Expected loss, shape ``(q,)``, nats per token."""
+        return self._centre + self._unit * (self._constant + self.forest.predict(X))
+
+    def variance(self, leaves: Leaves) -> Array:
+        """Variance of the noise-free loss, shape ``(q,)``."""
+        return self._signal * self._process.variance_at(leaves)
+
+    def covariance(self, leaves: Leaves, i: int) -> Array:
+        """Covariance of mixture `i` with all q, shape ``(q,)``."""
+        return self._signal * self._process.covariance(leaves, i)
+
+    def draw(self, n: int, rng: np.random.Generator) -> Callable[[Array], tuple[Array, Array]]:
+        """`n` functions: mixtures ``(q, d)`` → deviations from the mean in standard deviations ``(n, q)``, and those ``(q,)``."""
+        draw, forest, signal = self._process.draw(n, self._ridge, rng), self.forest, self._signal
+
+        def deviations(X: Array) -> tuple[Array, Array]:
+            drawn, variance = draw(forest.leaves(X))
+            return drawn / np.sqrt(variance), np.sqrt(signal * variance)
+
+        return deviations
+
+
+def _leave_out(forests: list[tuple[Forest, NDArray[np.bool_]]], X: Array, y: Array, known: Array) -> HeldOut:
+    """Predict every fold by the forest that was grown without it; `known` ``(n,)`` is added to every candidate ratio."""
+    parts = []
+    for forest, out in forests:
+        inside, leaves = forest.features(forest.leaves(X[~out]), np.float64), forest.leaves(X[out])
+        kernel, cross = inside @ inside.T, inside @ forest.features(leaves, np.float64).T
+        processes = [Conditioned(forest, inside, kernel, y[~out], ratio + known[~out]) for ratio in RATIOS]
+        mean = np.stack([process.constant + forest.total(leaves, process.values) for process in processes])
+        variance = np.stack([left_over(process.explained(cross)) for process in processes])
+        parts.append(HeldOut(np.flatnonzero(out), mean, variance, forest.total(leaves, forest.values)))
+    return HeldOut(*(np.concatenate([getattr(part, field) for part in parts], axis=-1) for field in HeldOut.__annotations__))
+
+
+def _calibrate(held: HeldOut, y: Array, known: Array) -> tuple[float, float, float, Array]:
+    """The ratio of noise, the boosted prediction's share, the signal variance, and standardised residuals ``(h,)``."""
+    truth, h = y[held.rows], len(held.rows)
+    variance = held.variance + RATIOS[:, None] + known[held.rows]
+    signals = np.maximum(((truth - held.mean) ** 2 / variance).mean(axis=1), 1e-12)
+    likelihood = -0.5 * (h * np.log(signals) + np.log(variance).sum(axis=1))
+    prior = -0.5 * (np.log(RATIOS / USUAL_RATIO) / RATIO_SPREAD) ** 2
+    best = int(np.argmax(likelihood + prior))
+    means = held.mean[best] + BOOSTED_SHARES[:, None] * (held.boosted - held.mean[best])
+    squares = ((truth - means) ** 2 / variance[best]).mean(axis=1)
+    share = int(np.argmin(squares))
+    signal = max(float(squares[share]), 1e-12)
+    return float(RATIOS[best]), float(BOOSTED_SHARES[share]), signal, (truth - means[share]) / np.sqrt(signal * variance[best])
