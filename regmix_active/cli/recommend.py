@@ -14,7 +14,7 @@ from regmix_active.cli.common import console, load_run, parse_target, run_argume
 @click.option("--target", metavar="SPEC", help="mean, a domain, or weights: books=0.7,code=0.3.")
 @click.option("--top-k", type=click.IntRange(min=1), help="Simulated mixtures that are averaged.")
 @click.option("--simulations", type=click.IntRange(min=1000), help="Mixtures simulated.")
-@click.option("--surrogate", metavar="NAME", help="gp or lightgbm.")
+@click.option("--surrogate", metavar="NAME", help="gp, lightgbm, log-linear, ensemble or auto.")
 @storage_option
 def command(
     run: Path, storage: str | None, target: str | None, top_k: int | None, simulations: int | None, surrogate: str | None

@@ -16,7 +16,7 @@ from regmix_active.cli.common import absolute_storage, console, given, parse_tar
 @click.option("--name", help="Name of the study.")
 @click.option("--storage", metavar="URL", help="Optuna storage of the study.  [default: sqlite in the run folder]")
 @click.option("--target", metavar="SPEC", help="mean, a domain, or weights: books=0.7,code=0.3.")
-@click.option("--surrogate", metavar="NAME", help="gp or lightgbm.")
+@click.option("--surrogate", metavar="NAME", help="gp, lightgbm, log-linear, ensemble or auto.")
 @click.option("--strategy", metavar="NAME|FILE.py:CLASS", help="Chooses the mixtures. A file named here is executed.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
 @click.option("--workers", type=click.IntRange(min=0), help="Worker processes; 0: one per GPU or CPU core.")

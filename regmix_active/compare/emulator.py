@@ -20,14 +20,12 @@ References:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import logging
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -39,6 +37,7 @@ from torch import Tensor
 
 from regmix_active.corpus.build import default_cache_dir
 from regmix_active.errors import StudyError
+from regmix_active.threads import one_thread
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +112,7 @@ class Emulator:
         T = torch.from_numpy(np.where(seen, (Y - outputs[0]) / outputs[1], 0.0)).float()
         shares = np.repeat(NOISE_SHARES, FOLDS)
         used = np.stack([(fold != k)[:, None] & seen for k in range(FOLDS)] * len(NOISE_SHARES))
-        with _one_thread():
+        with one_thread():
             parameters = _train(Z, T, torch.from_numpy(used).float(), torch.from_numpy(shares).float(), generator)
             with torch.no_grad():
                 fitted = _network(parameters, Z.expand(len(shares), *Z.shape)).double().numpy()
@@ -145,7 +144,7 @@ class Emulator:
         Z = torch.from_numpy((_features(mixtures) - self._inputs[0]) / self._inputs[1]).float()
         # Shares of noise that serve no loss need no answer.
         needed, position = np.unique(self._member, return_inverse=True)
-        with _one_thread(), torch.no_grad():
+        with one_thread(), torch.no_grad():
             parameters = [torch.from_numpy(p[needed]) for p in self._parameters]
             answers = _network(parameters, Z.expand(len(needed), *Z.shape)).double().numpy()
         members = answers[position.reshape(self._member.shape), :, np.arange(self._member.shape[1])]  # (folds, m, q)
@@ -273,14 +272,3 @@ def _digest(mixtures: Array, losses: Array, seed: int) -> str:
     for array in (mixtures, losses):
         content.update(np.ascontiguousarray(array, dtype=np.float64).tobytes())
     return content.hexdigest()[:32]
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of torch: the benchmark runs a process per core, and sums must not depend on the number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -182,9 +182,9 @@ class SearchConfig(Section):
     initial: Annotated[int, Field(ge=2)] = 16
     """Proxies in the initial batch, which is chosen before any loss is known."""
 
-    initial_design: Literal["regmix", "maximin", "d-optimal"] = "regmix"
-    """How it is chosen: `regmix` (random, as RegMix does), `maximin` (mixtures far from each other) or `d-optimal` (mixtures that
-    determine a quadratic best); the last two begin with the natural mixture."""
+    initial_design: Literal["regmix", "maximin", "d-optimal"] = "d-optimal"
+    """How it is chosen: `d-optimal` (of RegMix's random mixtures and others, those that determine a quadratic best), `maximin`
+    (those far from each other) or `regmix` (random, as RegMix does). The first two begin with the natural mixture."""
 
     batch_size: Positive | Literal["auto"] = "auto"
     """Proxies per round; `auto`: a quarter of the runs so far, between 8 and 64."""
@@ -196,7 +196,8 @@ class SearchConfig(Section):
     """Fields of the strategy."""
 
     surrogate: str = "gp"
-    """What predicts losses from mixtures: `gp` (Gaussian process) or `lightgbm`."""
+    """What predicts losses from mixtures: `gp` (Gaussian process), `lightgbm` (RegMix's), `log-linear` (a data mixing law),
+    `ensemble` (all three, by held-out likelihood) or `auto` (whichever predicts held-out proxies best, and why)."""
 
     max_failures: Positive = 8
     """End the search after so many proxies that diverged or crashed in a row."""

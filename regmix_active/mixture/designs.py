@@ -56,7 +56,8 @@ def regmix_draws(space: MixtureSpace, wanted: int, rng: np.random.Generator) -> 
         kept.append(draws[below_cap(space, draws)])
         if sum(map(len, kept)) >= wanted:
             break
-    return without_repetitions(round_to_grain(space, np.concatenate(kept)[:wanted]))
+    rounded = round_to_grain(space, np.concatenate(kept)[:wanted])
+    return rounded[distinct(rounded)]
 
 
 def below_cap(space: MixtureSpace, mixtures: Mixtures) -> NDArray[np.bool_]:
@@ -64,11 +65,11 @@ def below_cap(space: MixtureSpace, mixtures: Mixtures) -> NDArray[np.bool_]:
     return np.asarray((mixtures <= np.minimum(MAX_USAGE * space.natural, 1.0)).all(axis=1))
 
 
-def without_repetitions(mixtures: Mixtures) -> Mixtures:
-    """The first of each set of equal mixtures among rounded ones, in their order, shape ``(k, d)``."""
+def distinct(mixtures: Mixtures) -> NDArray[np.intp]:
+    """Rows of the first of each set of equal mixtures among rounded ones, in their order, shape ``(k,)``."""
     # Rounded weights are multiples of the grain, so equal cells are what L1 < 1e-5 finds.
     _, first = np.unique(np.rint(mixtures / GRAIN).astype(np.int64), axis=0, return_index=True)
-    return mixtures[np.sort(first)]
+    return np.sort(first)
 
 
 def round_to_grain(space: MixtureSpace, mixtures: Mixtures) -> Mixtures:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.proxy.base import ProxyRequest
 from regmix_active.proxy.train import train_stack
+from regmix_active.threads import one_thread
 
 SHORT, LONG = 20, 60
 """Optimiser steps of the two trainings whose difference is the cost of a step; what both have in common is start and validation."""
@@ -24,13 +23,9 @@ def proxy_seconds(store: TokenStore, proxy: ProxyConfig, stack: int, device: str
         stack: Proxies trained at once.
         device: A torch device.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         _seconds(store, proxy, stack, device, SHORT)  # warms caches
         short, long = (_seconds(store, proxy, stack, device, steps) for steps in (SHORT, LONG))
-    finally:
-        torch.set_num_threads(threads)
     per_step = max(long - short, 0.0) / (LONG - SHORT)
     steps = proxy.tokens / (proxy.batch_size * proxy.context)
     return (per_step * steps + max(short - SHORT * per_step, 0.0)) / stack

@@ -15,7 +15,7 @@ from regmix_active.mixture.designs import around, between, spread
 from regmix_active.mixture.space import Mixtures
 from regmix_active.study.history import History
 from regmix_active.surrogate.base import Surrogate
-from regmix_active.surrogate.belief import target_std
+from regmix_active.surrogate.belief import TargetModel, target_std
 
 CHUNK = 32_768
 """Mixtures simulated at once: memory does not grow with the number of simulations."""
@@ -94,11 +94,9 @@ def recommend(history: History, surrogate: Surrogate, simulations: int, top_k: i
     Raises:
         StudyError: If there are too few finished proxies to fit.
     """
-    surrogate.fit(history.mixtures, history.losses)
     space, target = history.space, history.target
-
-    def expected(mixtures: Mixtures) -> NDArray[np.float64]:
-        return target(surrogate.predict(mixtures))
+    # Losses that the target does not weigh are fitted once, for the table, not simulated a hundred thousand times.
+    expected = TargetModel(surrogate, target.weights).fit(history.mixtures, history.losses).predict
 
     leaders = history.mixtures[np.argsort(expected(history.mixtures), kind="stable")[:16]]
     best, values, simulated = np.empty((0, space.dim)), np.empty(0), 0
@@ -124,6 +122,8 @@ def recommend(history: History, surrogate: Surrogate, simulations: int, top_k: i
             simulated += len(near)
             best, values = _smallest(np.concatenate([best, near]), np.concatenate([values, expected(near)]), top_k)
     found = space.project(best.mean(axis=0))[0]
+    if (target.weights == 0).any():
+        surrogate.fit(history.mixtures, history.losses)
     return judge(history, surrogate, found, simulated, len(best))
 
 

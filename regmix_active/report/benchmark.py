@@ -58,6 +58,7 @@ class BenchmarkView(Watcher):
 
     def on_start(self, searches: int) -> None:
         """See :class:`Watcher`."""
+        self._line(f"{searches} searches")
         self._progress.update(self._task, description="replaying", total=searches)
 
     def on_search(self) -> None:
@@ -85,7 +86,7 @@ def pool_table(benchmark: Benchmark, target: str) -> Table:
     best = benchmark.table.runs[benchmark.best[target]]
     described = escape(benchmark.targets[target].describe())
     table = Table(title=f"In the pool, {described}: runs until {escape(best)} is found", title_justify="left")
-    table.add_column("method", overflow="fold", min_width=10)
+    table.add_column("method", overflow="fold", min_width=20)
     for column in ("runs", "worst", "found", "position", "worst", "regret 24", "40"):
         table.add_column(column, justify="right", no_wrap=True)
     for standing in (s for s in benchmark.pool if s.target == target):
@@ -111,7 +112,7 @@ def emulator_table(benchmark: Benchmark, target: str) -> Table:
     """Method by method and checkpoint by checkpoint: the true value of what is recommended, beside RegMix's."""
     described = escape(benchmark.targets[target].describe())
     table = Table(title=f"Recommended mixture on the emulator, {described}", title_justify="left")
-    table.add_column("method", overflow="fold", min_width=10)
+    table.add_column("method", overflow="fold", min_width=20)
     for column in ("runs", "value", "worst", "difference", "worst", "better"):
         table.add_column(column, justify="right", no_wrap=True)
     for standing in (s for s in benchmark.emulated if s.target == target):
@@ -123,10 +124,10 @@ def emulator_table(benchmark: Benchmark, target: str) -> Table:
 
 def _emulator_cells(standing: EmulatorStanding, runs: int) -> list[str]:
     value, difference = standing.value(runs), standing.difference(runs)
-    cells = [_interval(value, 3), f"{value.worst:.3f}"]
     if difference is None:
-        return [*cells, "", "", ""]
-    return [*cells, _interval(difference, 3, sign="+"), f"{difference.worst:+.3f}", f"{standing.wins(runs)}/{difference.seeds}"]
+        return [_interval(value, 3), f"{value.worst:.3f}", "", "", ""]
+    wins = f"{standing.wins(runs)}/{difference.seeds}"
+    return [f"{value.median:.3f}", f"{value.worst:.3f}", _interval(difference, 3, sign="+"), f"{difference.worst:+.3f}", wins]
 
 
 def emulator_line(emulator: Emulator, noise: Array) -> str:

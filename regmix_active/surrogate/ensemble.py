@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
@@ -73,6 +74,8 @@ class Ensemble(Surrogate):
 class Auto(Surrogate):
     """Whichever of the Gaussian process, LightGBM, the log-linear law and their ensemble predicts held-out runs best.
 
+    The ensemble is taken where it beats the best of the three by more than one standard error over the runs.
+
     The measure is the mean log likelihood of the held-out observations over all losses that are fitted: it rewards accuracy and
     honest doubt, both of which a search needs. Only finished proxies decide, never test runs.
 
@@ -94,19 +97,22 @@ class Auto(Surrogate):
         X, Y, V = check_observations(mixtures, losses, noise, self)
         members = {name: build() for name, build in MEMBERS.items()}
         predicted = held_out(members, X, Y, V)
-        likelihood = dict(zip(predicted.names, predicted.likelihood.mean(axis=1).tolist(), strict=True))
-        likelihood[Ensemble.name] = _stacked(predicted)
-        best = max(likelihood, key=lambda name: likelihood[name])
-        if best == Ensemble.name:
+        each = dict(zip(predicted.names, np.nanmean(predicted.density, axis=2), strict=True))
+        best = max(each, key=lambda name: float(each[name].mean()))
+        each[Ensemble.name] = np.nanmean(_stacked(predicted), axis=1)
+        gain = each[Ensemble.name] - each[best]
+        # One member is quicker, and may have gradients: the ensemble must be better by more than chance.
+        if gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain)):
+            best = Ensemble.name
             self.chosen = Ensemble(members).combine(predicted, X, Y, V)
         else:
             self.chosen = members[best].fit(X, Y, V)
         explained = dict(zip(predicted.names, predicted.explained.tolist(), strict=True))
-        others = ", ".join(
-            f"{name} {value:.3f}" + (f" (explains {explained[name]:.0%})" if name in explained else "")
-            for name, value in sorted(likelihood.items(), key=lambda item: -item[1])
+        scores = ", ".join(
+            f"{name} {values.mean():.3f}" + (f" (explains {explained[name]:.1%})" if name in explained else "")
+            for name, values in sorted(each.items(), key=lambda item: -item[1].mean())
         )
-        self.reason = f"{best} predicts held-out runs best: log likelihood per loss, {FOLDS} folds of {len(X)} runs: {others}"
+        self.reason = f"{best} predicts held-out runs best: log likelihood per loss, {FOLDS} folds of {len(X)} runs: {scores}"
         log.info("auto: %s", self.reason)
         return self
 
@@ -123,11 +129,11 @@ class Auto(Surrogate):
         return self.chosen.paths(n, rng)
 
 
-def _stacked(predicted: HeldOut) -> float:
-    """Held-out log likelihood of the ensemble: each fold with the shares that the other folds give."""
-    n = predicted.density.shape[1]
-    fold, density = np.arange(n) % FOLDS, np.full(predicted.density.shape[1:], np.nan)
+def _stacked(predicted: HeldOut) -> Array:
+    """Held-out log likelihoods of the ensemble, shape ``(n, m)``: each fold with the shares that the other folds give."""
+    density = np.full(predicted.density.shape[1:], np.nan)
+    fold = np.arange(len(density)) % FOLDS
     for f in range(FOLDS):
         weights = stacking_weights(predicted.density[:, fold != f])
         density[fold == f] = np.logaddexp.reduce(predicted.density[:, fold == f] + np.log(weights)[:, None], axis=0)
-    return float(np.nanmean(density, axis=0).mean())
+    return density

@@ -18,10 +18,11 @@ from torch import Tensor
 from regmix_active.surrogate.base import Array, Paths, Posterior, Surrogate, check_observations
 from regmix_active.surrogate.blend import blend
 from regmix_active.surrogate.gp_exact import ExactProcesses
-from regmix_active.surrogate.gp_fit import MISSING, SMOOTH, SPARSE, LengthscalePrior, fit_hyperparameters, one_thread
+from regmix_active.surrogate.gp_fit import MISSING, SMOOTH, SPARSE, LengthscalePrior, Stage, fit_hyperparameters
 from regmix_active.surrogate.gp_groups import fit_in_groups
 from regmix_active.surrogate.residuals import error_correlation, square_root
 from regmix_active.surrogate.warp import Warp
+from regmix_active.threads import one_thread
 
 
 class GaussianProcess(Surrogate):
@@ -40,6 +41,7 @@ class GaussianProcess(Surrogate):
         priors: Sequence[LengthscalePrior] = (SMOOTH, SPARSE),
         averaged_runs: int = 96,
         max_iterations: int = 30,
+        coarse_runs: int = 64,
         fit_runs: int = 256,
         kernels: int = 40,
     ) -> None:
@@ -51,13 +53,16 @@ class GaussianProcess(Surrogate):
             averaged_runs: Up to so many runs the belief averages over all priors; with more of them priors hardly matter, and the
                 first one is used.
             max_iterations: Bound on L-BFGS iterations of one fit; more of them do not rank better.
-            fit_runs: Hyperparameters are fitted on at most so many proxies, evenly spaced over the study; the posterior uses all.
+            coarse_runs: With more than `averaged_runs`, hyperparameters are first fitted on so many proxies, evenly spaced over the
+                study, and then refined with a third of the iterations.
+            fit_runs: Hyperparameters are fitted on at most so many proxies; the posterior uses all.
             kernels: With more losses than this, losses that behave alike share their lengthscales.
         """
         self.warp: Warp = warp
         self.priors = tuple(priors)
         self.averaged_runs = averaged_runs
         self.max_iterations = max_iterations
+        self.coarse_runs = coarse_runs
         self.fit_runs = fit_runs
         self.kernels = kernels
 
@@ -70,13 +75,16 @@ class GaussianProcess(Surrogate):
         standard = torch.from_numpy(np.where(seen, (Y - self._centre) / self._scale, 0.0))
         known = np.zeros_like(Y) if V is None else V / self._scale**2
         fixed = torch.from_numpy(np.where(seen, known, MISSING))
-        some = torch.from_numpy(np.unique(np.linspace(0, n - 1, min(n, self.fit_runs)).round().astype(int)))
         weights = torch.from_numpy(X)
-        given = None if seen.all() and V is None else fixed[some]
+        given = None if seen.all() and V is None else fixed
         fit = partial(fit_in_groups, groups=self.kernels) if m > self.kernels else fit_hyperparameters
-        settings: dict[str, Any] = {"warp": self.warp, "iterations": self.max_iterations, "learn_noise": V is None}
-        priors = self.priors if n <= self.averaged_runs else self.priors[:1]
-        hypers = [fit(weights[some], standard[some], given, prior=prior, **settings) for prior in priors]
+        if few := n <= self.averaged_runs:
+            stages = [Stage(self.fit_runs, self.max_iterations)]
+        else:
+            stages = [Stage(self.coarse_runs, self.max_iterations), Stage(self.fit_runs, -(-self.max_iterations // 3))]
+        settings: dict[str, Any] = {"stages": stages, "warp": self.warp, "learn_noise": V is None}
+        priors = self.priors if few else self.priors[:1]
+        hypers = [fit(weights, standard, given, prior=prior, **settings) for prior in priors]
         with one_thread(), torch.no_grad():
             self._parts = [ExactProcesses(weights, standard, fixed, hyper, self.warp) for hyper in hypers]
             left_out = [part.left_out() for part in self._parts]
@@ -88,7 +96,7 @@ class GaussianProcess(Surrogate):
         return self
 
     def predict(self, mixtures: Array) -> Array:
-        """Posterior means, shape ``(q, m)``, in single precision; see :meth:`Surrogate.predict`."""
+        """Posterior means, shape ``(q, m)``, of more than a thousand mixtures in single precision; see the base class."""
         with one_thread(), torch.no_grad():
             mean: Array = np.mean([part.mean(mixtures) for part in self._parts], axis=0)
         return mean * self._scale + self._centre

@@ -59,7 +59,11 @@ class ExactProcesses:
         self._shape = n, m
 
     def mean(self, mixtures: Array) -> Array:
-        """Posterior means, shape ``(q, m)``, standardised; single precision, in chunks."""
+        """Posterior means, shape ``(q, m)``, standardised; in chunks, and in single precision where there are several."""
+        if len(mixtures) <= CHUNK:
+            cross = self._kernel(self._inputs, self._scaled(torch.from_numpy(mixtures)))
+            exact: Array = (self.hyper.constant[:, None] + (cross.mT @ self._alpha)[..., 0]).T.numpy()
+            return exact
         lengthscale, (inputs, alpha) = self.hyper.lengthscale.float(), self._single
         result = np.empty((len(mixtures), self._shape[1]))
         for start in range(0, len(mixtures), CHUNK):

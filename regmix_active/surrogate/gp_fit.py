@@ -12,12 +12,12 @@ References:
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -35,11 +35,29 @@ from gpytorch.priors import GammaPrior, LogNormalPrior
 from torch import Tensor
 
 from regmix_active.surrogate.warp import Warp, WeightWarp
+from regmix_active.threads import one_thread
 
 log = logging.getLogger(__name__)
 
 MISSING = 1e6
 """Noise variance, in units of the loss's own, of an observation that is missing: it teaches nothing."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One fit.
+
+    Attributes:
+        runs: At most so many, evenly spaced over the study.
+        iterations: Bound on those of L-BFGS.
+    """
+
+    runs: int
+    iterations: int
+
+    def rows(self, n: int) -> Tensor:
+        """Which of n runs it is made on."""
+        return torch.linspace(0, n - 1, min(n, self.runs), dtype=torch.float64).round().long().unique()
 
 
 @dataclass(frozen=True)
@@ -93,23 +111,41 @@ class Hyperparameters:
 
 
 def fit_hyperparameters(
-    X: Tensor, Y: Tensor, fixed_noise: Tensor | None, *, prior: LengthscalePrior, warp: Warp, iterations: int, learn_noise: bool
+    X: Tensor,
+    Y: Tensor,
+    fixed_noise: Tensor | None,
+    *,
+    stages: Sequence[Stage],
+    prior: LengthscalePrior,
+    warp: Warp,
+    learn_noise: bool,
 ) -> Hyperparameters:
-    """Maximise the marginal likelihood plus priors of all losses at once [1].
+    """Maximise the marginal likelihood plus priors of all losses at once [1], in stages.
 
-    A fit that fails is tried again by BoTorch from hyperparameters drawn from the priors; when that fails too, those that fits
-    start from are used and a warning is logged.
+    A fit that fails is tried again by BoTorch from hyperparameters drawn from the priors; when that fails too, those that it
+    started from are used and a warning is logged.
 
     Args:
         X: Weights, shape ``(n, d)``.
         Y: Standardised losses, shape ``(n, m)``, without NaN.
         fixed_noise: Known noise variances, shape ``(n, m)``, or None.
+        stages: Each starts from what the one before it found: a fit of few runs is a good and cheap start for one of many.
         prior: Of the lengthscales.
         warp: Of the weights.
-        iterations: Bound on those of L-BFGS.
         learn_noise: Whether noise is estimated (beside `fixed_noise`).
     """
-    model = _model(X, Y, fixed_noise, prior, warp, learn_noise)
+    found: Hyperparameters | None = None
+    for stage in stages:
+        rows = stage.rows(len(X))
+        data = X[rows], Y[rows], None if fixed_noise is None else fixed_noise[rows]
+        found = _fit(partial(_model, *data, prior, warp, learn_noise, found), stage.iterations, Y.shape[1], learn_noise)
+    if found is None:
+        raise ValueError("a fit needs a stage")
+    return found
+
+
+def _fit(build: Callable[[], SingleTaskGP], iterations: int, m: int, learn_noise: bool) -> Hyperparameters:
+    model = build()
     mll = ExactMarginalLogLikelihood(model.likelihood, model)
     # Seeded, because a fit that fails is tried again from hyperparameters drawn at random.
     with one_thread(), warnings.catch_warnings(), manual_seed(0):
@@ -118,13 +154,19 @@ def fit_hyperparameters(
         try:
             fit_gpytorch_mll(mll, optimizer_kwargs={"options": {"maxiter": iterations}})
         except (ModelFittingError, RuntimeError) as error:
-            log.warning("Gaussian process fit failed (%s); using the prior's hyperparameters", error)
-            model = _model(X, Y, fixed_noise, prior, warp, learn_noise)
-    return _read(model.eval().requires_grad_(False), Y.shape[1], learn_noise)
+            log.warning("Gaussian process fit failed (%s); using the hyperparameters that it started from", error)
+            model = build()
+    return _read(model.eval().requires_grad_(False), m, learn_noise)
 
 
 def _model(
-    X: Tensor, Y: Tensor, fixed_noise: Tensor | None, prior: LengthscalePrior, warp: Warp, learn_noise: bool
+    X: Tensor,
+    Y: Tensor,
+    fixed_noise: Tensor | None,
+    prior: LengthscalePrior,
+    warp: Warp,
+    learn_noise: bool,
+    start: Hyperparameters | None,
 ) -> SingleTaskGP:
     d, m = X.shape[-1], Y.shape[-1]
     batch = torch.Size([m]) if m > 1 else torch.Size([])
@@ -149,9 +191,26 @@ def _model(
         if learn_noise:
             likelihood.second_noise_covar = HomoskedasticNoise(**noise)
     # Standardised by the caller, whose posterior is in nats.
-    return SingleTaskGP(
+    model = SingleTaskGP(
         X, Y, covar_module=kernel, likelihood=likelihood, outcome_transform=None, input_transform=WeightWarp(warp)
     ).double()
+    if start is not None:
+        _begin(model, start, learn_noise)
+    return model
+
+
+def _begin(model: SingleTaskGP, start: Hyperparameters, learn_noise: bool) -> None:
+    if isinstance(model.input_transform, WeightWarp) and model.input_transform.kind == "power":
+        model.input_transform.set_exponent(start.exponent)
+    kernel, likelihood, m = model.covar_module, model.likelihood, len(start.scale)
+    batch = (m,) if m > 1 else ()
+    kernel.base_kernel.lengthscale = start.lengthscale.reshape(*batch, 1, -1)
+    kernel.outputscale = start.scale.reshape(batch)
+    model.mean_module.constant.data.copy_(start.constant.reshape(batch))
+    if learn_noise and isinstance(likelihood, FixedNoiseGaussianLikelihood):
+        likelihood.second_noise_covar.noise = start.noise.reshape(*batch, 1)
+    elif learn_noise:
+        likelihood.noise = start.noise.reshape(*batch, 1)
 
 
 def _read(model: SingleTaskGP, m: int, learn_noise: bool) -> Hyperparameters:
@@ -169,14 +228,3 @@ def _read(model: SingleTaskGP, m: int, learn_noise: bool) -> Hyperparameters:
         noise=noise,
         constant=model.mean_module.constant.reshape(m),
     )
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Compute with one thread of torch: on matrices of this size a second one makes it slower, two to five times on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

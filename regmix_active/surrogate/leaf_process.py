@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from regmix_active.surrogate.base import Array
-from regmix_active.surrogate.calibration import held_out_folds, interval_scale
+from regmix_active.surrogate.calibration import held_out_folds, interval_scale, likeliest_noise
 from regmix_active.surrogate.trees import Forest, Leaves, TreeSettings
 
 RATIOS = np.geomspace(1e-3, 10.0, 9)
 """Candidate ratios of noise to signal variance. What leaves cannot resolve counts as noise, so that zero is not among them."""
 
-USUAL_RATIO, RATIO_SPREAD = 0.3, 2.0
-"""Median of the ratio's prior and standard deviation of its logarithm: few held-out proxies do not say much about noise."""
+USUAL_RATIO = 0.3
+"""Median of the ratio's prior."""
 
 BOOSTED_SHARES = np.linspace(0.0, 1.0, 5)
 """Candidate shares of the boosted prediction in the mean."""
@@ -160,7 +160,7 @@ class LeafProcess:
         signal = 1.0
         for _ in range(1 if noise is None else 2):
             held = _leave_out(forests, X, standard, known / signal)
-            ratio, share, signal, errors = _calibrate(held, standard, known / signal)
+            ratio, share, signal, errors = _calibrate(held, standard, known)
 
         self.errors = np.full(len(y), np.nan)
         self.errors[held.rows] = errors
@@ -214,14 +214,11 @@ def _leave_out(forests: list[tuple[Forest, NDArray[np.bool_]]], X: Array, y: Arr
 
 def _calibrate(held: HeldOut, y: Array, known: Array) -> tuple[float, float, float, Array]:
     """The ratio of noise, the boosted prediction's share, the signal variance, and standardised residuals ``(h,)``."""
-    truth, h = y[held.rows], len(held.rows)
-    variance = held.variance + RATIOS[:, None] + known[held.rows]
-    signals = np.maximum(((truth - held.mean) ** 2 / variance).mean(axis=1), 1e-12)
-    likelihood = -0.5 * (h * np.log(signals) + np.log(variance).sum(axis=1))
-    prior = -0.5 * (np.log(RATIOS / USUAL_RATIO) / RATIO_SPREAD) ** 2
-    best = int(np.argmax(likelihood + prior))
+    truth, known = y[held.rows], known[held.rows]
+    variance = held.variance + RATIOS[:, None]
+    best, _ = likeliest_noise(truth - held.mean, variance, known, RATIOS, USUAL_RATIO)
     means = held.mean[best] + BOOSTED_SHARES[:, None] * (held.boosted - held.mean[best])
-    squares = ((truth - means) ** 2 / variance[best]).mean(axis=1)
-    share = int(np.argmin(squares))
-    signal = max(float(squares[share]), 1e-12)
-    return float(RATIOS[best]), float(BOOSTED_SHARES[share]), signal, (truth - means[share]) / np.sqrt(signal * variance[best])
+    share = int(np.argmin(((truth - means) ** 2 / variance[best]).mean(axis=1)))
+    errors, chosen = truth - means[share], variance[best]
+    _, signal = likeliest_noise(errors[None], chosen[None], known, RATIOS[best : best + 1], USUAL_RATIO)
+    return float(RATIOS[best]), float(BOOSTED_SHARES[share]), signal, errors / np.sqrt(signal * chosen + known)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from regmix_active.surrogate.base import Array, Paths, Posterior, Surrogate, check_observations
+from regmix_active.surrogate.calibration import err_together
 from regmix_active.surrogate.leaf_process import LeafProcess
 from regmix_active.surrogate.residuals import error_correlation
 from regmix_active.surrogate.trees import TreeSettings
@@ -73,19 +74,15 @@ class LightGBM(Surrogate):
     def paths(self, n: int, rng: np.random.Generator) -> Paths:
         """`n` functions with random values in the leaves; see :meth:`Surrogate.paths`.
 
-        Losses err together as they did on held-out proxies: each one's deviation, in standard deviations, is a mix of independent
-        ones, most of it its own.
+        Losses err together as they did on held-out proxies.
         """
-        processes = self._processes
+        processes, correlation = self._processes, self._correlation
         drawn = [process.draw(n, rng) for process in processes]
-        values, vectors = np.linalg.eigh(self._correlation)
-        mix = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
         def losses(mixtures: Array) -> Array:
             deviations, std = zip(*(draw(mixtures) for draw in drawn), strict=True)
             mean = np.column_stack([process.predict(mixtures) for process in processes])
-            together: Array = mean + np.stack(std, axis=1) * (np.stack(deviations, axis=2) @ mix)
-            return together
+            return mean + err_together(np.stack(deviations, axis=2), np.stack(std, axis=1), correlation)
 
         return losses
 

@@ -8,7 +8,13 @@ from importlib import import_module
 from regmix_active.errors import ConfigError
 from regmix_active.surrogate.base import Surrogate
 
-SURROGATES = {"gp": ("gaussian_process", "GaussianProcess"), "lightgbm": ("lightgbm", "LightGBM")}
+SURROGATES = {
+    "gp": ("gaussian_process", "GaussianProcess"),
+    "lightgbm": ("lightgbm", "LightGBM"),
+    "log-linear": ("log_linear", "LogLinear"),
+    "ensemble": ("ensemble", "Ensemble"),
+    "auto": ("ensemble", "Auto"),
+}
 
 
 def load_surrogate(name: str) -> Surrogate:

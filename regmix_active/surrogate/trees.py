@@ -139,10 +139,10 @@ class Forest:
         for booster in self._boosters:
             for tree in range(booster.num_trees()):
                 start, end = next(spans)
-                for leaf, value in enumerate(values[start:end].tolist()):
+                for leaf, value in enumerate((len(self._boosters) * values[start:end]).tolist()):
                     booster.set_leaf_output(tree, leaf, value)
 
     def predict(self, X: Array) -> Array:
         """Sum of :attr:`values` over each mixture's leaves, shape ``(q,)``; LightGBM adds them up without storing the leaves."""
-        predicted: Array = np.sum([booster.predict(X, num_threads=1) for booster in self._boosters], axis=0)
+        predicted: Array = np.mean([booster.predict(X, num_threads=1) for booster in self._boosters], axis=0)
         return predicted

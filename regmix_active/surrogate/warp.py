@@ -59,6 +59,10 @@ class WeightWarp(InputTransform, Module):
         learnt: Tensor = self.raw_exponent_constraint.transform(self.raw_exponent)
         return learnt
 
+    def set_exponent(self, value: Tensor) -> None:
+        """Give the learnt exponent a value between 0.1 and 1."""
+        Module.initialize(self, raw_exponent=self.raw_exponent_constraint.inverse_transform(value))
+
     def transform(self, X: Tensor) -> Tensor:
         """Warped weights, shape ``(n, d)``."""
         return warped(X, self.kind, self.exponent)
@@ -87,5 +91,5 @@ def _exponent_of(module: Module) -> Tensor:
     return learnt
 
 
-def _set_exponent(module: Module, value: Tensor) -> None:
-    module.initialize(raw_exponent=module.raw_exponent_constraint.inverse_transform(value))
+def _set_exponent(module: WeightWarp, value: Tensor) -> None:
+    module.set_exponent(value)

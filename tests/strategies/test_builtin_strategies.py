@@ -132,9 +132,9 @@ def test_nan_scores_still_give_a_batch(make_history: MakeHistory) -> None:
     assert distinct(batch)
 
 
-@pytest.mark.parametrize("options", [{"candidates": 3}, {"leaders": 0}])
+@pytest.mark.parametrize("options", [{"candidates": 3}, {"leaders": 0}, {"climbers": -1}])
 def test_sizes_that_leave_no_choice(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="candidates must be 4 or more and leaders 1 or more"):
+    with pytest.raises(ValueError, match="candidates must be 4 or more, leaders 1 or more and climbers 0 or more"):
         _Undecided(**options)
 
 

@@ -90,7 +90,7 @@ def test_options_and_the_surrogate_reach_the_strategy() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"betta": 1}, "has no option 'betta'.*its options are: beta, candidates, leaders"),
+        ({"betta": 1}, "has no option 'betta'.*its options are: beta, candidates, climbers, leaders"),
         ({"surrogate": 1}, "has no option 'surrogate'"),
         ({"beta": "many"}, "option 'beta' = 'many'.*valid number"),
         ({"candidates": 1.5}, "option 'candidates' = 1.5.*valid integer"),
