@@ -41,6 +41,11 @@ GAMES: dict[str, tuple[Game, ...]] = {"pool": ("pool",), "emulator": ("emulator"
     "--strategy", "strategies", metavar="NAME|FILE.py:CLASS", multiple=True, help="Ours to play; a file is executed. Repeatable."
 )
 @click.option("--surrogate", metavar="NAME", help="Of our strategies.  [default: the configuration's]")
+@click.option(
+    "--initial-design",
+    type=click.Choice(["d-optimal", "maximin", "regmix"]),
+    help="Of our strategies on the emulator.  [default: the configuration's]",
+)
 @click.option("--methods", metavar="NAME,…", help="Rivals: regmix, climb, random, tpe, gp-sampler; or none.  [default: all]")
 @click.option("--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Searches per method and target.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Runs per round after the first 16.")
@@ -58,6 +63,7 @@ def command(
     specs: tuple[str, ...],
     strategies: tuple[str, ...],
     surrogate: str | None,
+    initial_design: str | None,
     methods: str | None,
     seeds: int,
     batch: int,
@@ -99,6 +105,7 @@ def command(
         games=GAMES[game],
         strategies=tuple(dict.fromkeys(strategies)) or (defaults.strategy,),
         surrogate=surrogate or defaults.surrogate,
+        initial_design=initial_design or defaults.initial_design,
         rivals=rivals,
         seeds=seeds,
         batch=batch,

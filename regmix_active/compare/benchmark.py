@@ -60,6 +60,7 @@ class Task:
     game: PoolGame | EmulatorGame
     method: str
     surrogate: str
+    initial_design: str
     targets: Mapping[str, Target]
     seed: int
 
@@ -136,7 +137,7 @@ def benchmark(
     """
     watcher = watcher or Watcher()
     for strategy in settings.strategies:
-        Searching(strategy, settings.surrogate)
+        Searching(strategy, settings.surrogate, settings.initial_design)
     natural = table.mixtures.mean(axis=0)
     space = MixtureSpace(table.domains, natural / natural.sum())
     noise = np.nanstd(table.losses, axis=0) * NOISE_SHARE
@@ -181,7 +182,7 @@ def play(task: Task) -> Played:
         answers = swarm(task.game, task.targets, task.seed, regmix=task.method == REGMIX)
         return Played(time.perf_counter() - started, answers=answers)
     ((name, target),) = task.targets.items()
-    method = make_method(task.method, task.surrogate, task.seed)
+    method = make_method(task.method, task.surrogate, task.initial_design, task.seed)
     if isinstance(task.game, PoolGame):
         found = chase(task.game, method, target, task.seed)
         return Played(time.perf_counter() - started, chase=found)
@@ -189,7 +190,7 @@ def play(task: Task) -> Played:
     return Played(time.perf_counter() - started, answers={name: {task.method: found_answers}})
 
 
-def make_method(name: str, surrogate: str, seed: int) -> Method:
+def make_method(name: str, surrogate: str, initial_design: str, seed: int) -> Method:
     """A rival, or the strategy of that name or file."""
     match name:
         case "random":
@@ -199,7 +200,7 @@ def make_method(name: str, surrogate: str, seed: int) -> Method:
         case "tpe" | "gp-sampler":
             return OptunaSampler(name, seed)
         case _:
-            return Searching(name, surrogate)
+            return Searching(name, surrogate, initial_design)
 
 
 def _best(table: RunTable, pool: PoolGame, name: str, target: Target) -> int:
@@ -217,16 +218,17 @@ def _plan(
 ) -> Iterator[Task]:
     """All tasks, seed by seed, so that the first seed tells how long the others will take; the longest of a seed first."""
     searching = [*settings.strategies, *(rival for rival in settings.rivals if rival not in {REGMIX, RANDOM})]
+    ours = settings.surrogate, settings.initial_design
     for seed in range(settings.seeds):
         if emulated is not None and (kind := next((r for r in (REGMIX, RANDOM) if r in settings.rivals), None)):
-            yield Task(emulated, kind, settings.surrogate, targets, seed)
+            yield Task(emulated, kind, *ours, targets, seed)
         for game in (pool, emulated):
             if game is None:
                 continue
             methods = [*searching, *([RANDOM] if RANDOM in settings.rivals and game is pool else [])]
             for method in methods:
                 for name, target in targets.items():
-                    yield Task(game, method, settings.surrogate, {name: target}, seed)
+                    yield Task(game, method, *ours, {name: target}, seed)
 
 
 def _play(tasks: list[Task], seeds: int, jobs: int, watcher: Watcher) -> list[Played | Exception]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from regmix_active.config.schema import RecommendConfig
 from regmix_active.mixture.designs import regmix_design
-from regmix_active.mixture.space import Mixtures
+from regmix_active.mixture.initial import INITIAL_DESIGNS
+from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.recommend.simulate import recommend
 from regmix_active.strategies import Strategy, load_strategy
 from regmix_active.strategies.base import AcquisitionStrategy
@@ -29,7 +30,8 @@ Rows = NDArray[np.intp]
 class Method(ABC):
     """One player of one search; it may remember what it proposed.
 
-    Games train the same random mixtures first for every method, ask for the rest in rounds, and show every result.
+    Games begin with the same random mixtures for every method that has no better idea, ask for the rest in rounds, and show every
+    result.
     """
 
     plans_budget: ClassVar[bool] = False
@@ -44,6 +46,10 @@ class Method(ABC):
         while (left := budget - sum(sizes)) > 0:
             sizes.append(min(batch, left))
         return sizes
+
+    def begin(self, space: MixtureSpace, n: int, rng: np.random.Generator) -> Mixtures | None:
+        """The `n` mixtures of the first round, where they may be any; default: the random ones that the game has for its seed."""
+        return None
 
     @abstractmethod
     def propose(self, history: History, n: int, rng: np.random.Generator) -> Mixtures:
@@ -62,12 +68,13 @@ class Method(ABC):
 class Searching(Method):
     """A strategy of ours: proposes as in a search, answers by simulation through its surrogate."""
 
-    def __init__(self, strategy: str, surrogate: str) -> None:
-        """Load both by name.
+    def __init__(self, strategy: str, surrogate: str, initial_design: str) -> None:
+        """Load the parts by name.
 
         Args:
             strategy: A name, or ``path/to/file.py:Name``.
             surrogate: A name.
+            initial_design: A name.
 
         Raises:
             StrategyError: If there is no such strategy.
@@ -75,6 +82,11 @@ class Searching(Method):
         """
         self.surrogate = load_surrogate(surrogate)
         self.strategy: Strategy = load_strategy(strategy, surrogate=self.surrogate)
+        self.initial_design = INITIAL_DESIGNS[initial_design]
+
+    def begin(self, space: MixtureSpace, n: int, rng: np.random.Generator) -> Mixtures | None:
+        """The initial design."""
+        return None if self.initial_design is regmix_design else self.initial_design(space, n, rng)
 
     def propose(self, history: History, n: int, rng: np.random.Generator) -> Mixtures:
         """See :meth:`Strategy.propose`; nothing is pending, because rounds end before the next begins."""

@@ -4,8 +4,8 @@
 until the best of the pool is among them. *On the emulator*, every mixture can be trained; the figure is the true target of the
 mixture that a method recommends, which it need not have trained.
 
-Whatever is random follows from the seed: the methods of one seed begin with the same mixtures, and the run in one slot has the
-same noise in all of them. So differences between methods are paired by seed.
+Whatever is random follows from the seed: the methods of one seed begin with the same mixtures, unless a method has an initial
+design of its own, and the run in one slot has the same noise in all of them. So differences between methods are paired by seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from regmix_active.study.target import Target
 from regmix_active.surrogate.base import Array
 
 INITIAL = 16
-"""Random mixtures with which every search begins."""
+"""Mixtures that every search trains before any loss is known."""
 
 REGMIX, RANDOM = "regmix", "random"
 """What the two ways to answer after one random swarm are called."""
@@ -116,7 +116,7 @@ class EmulatorGame:
     swarm: int
 
     def random_mixtures(self, seed: int, n: int) -> Mixtures:
-        """The first `n` mixtures of a seed's random swarm, shape ``(n, d)``; all methods begin with its first ones."""
+        """The first `n` mixtures of a seed's random swarm, shape ``(n, d)``; all rivals begin with its first ones."""
         first = regmix_design(self.space, INITIAL, np.random.default_rng([seed, FIRST]))
         if n <= INITIAL:
             return first[:n]
@@ -169,7 +169,8 @@ def _answers(game: EmulatorGame, method: Method, target: Target, seed: int, chec
         for size in _rounds(game, method, previous, checkpoint):
             n = len(mixtures)
             if n == 0:
-                chosen = game.random_mixtures(seed, size)
+                begun = method.begin(game.space, size, np.random.default_rng([seed, FIRST]))
+                chosen = game.random_mixtures(seed, size) if begun is None else begun
             else:
                 history = view.history(mixtures, view.losses(losses))
                 chosen = game.space.check(method.propose(history, size, np.random.default_rng([seed, CHOOSE, n])))

@@ -32,6 +32,7 @@ class Settings:
         games: Which.
         strategies: Ours, by name or ``path/to/file.py:Name``.
         surrogate: Of our strategies.
+        initial_design: Of our strategies on the emulator; in the pool everybody begins with random rows.
         rivals: Of :data:`RIVALS`.
         seeds: Searches per method and target.
         batch: Runs per round, after the random ones.
@@ -44,6 +45,7 @@ class Settings:
     games: tuple[Game, ...] = ("pool", "emulator")
     strategies: tuple[str, ...] = ("expected-improvement",)
     surrogate: str = "gp"
+    initial_design: str = "d-optimal"
     rivals: tuple[str, ...] = RIVALS
     seeds: int = 10
     batch: int = 8
