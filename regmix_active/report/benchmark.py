@@ -44,9 +44,8 @@ class BenchmarkView(Watcher):
     def introduce(self, table: RunTable, settings: Settings) -> None:
         """What is replayed, and what was left out of it."""
         described = f"{table.name}: {len(table)} runs, {len(table.domains)} domains, {len(table.loss_names)} losses"
-        self._line(
-            f"{described}; {settings.seeds} seeds, batches of {settings.batch}, surrogate {settings.surrogate}, initial design {settings.initial_design}"
-        )
+        ours = f"surrogate {settings.surrogate}, initial design {settings.initial_design}"
+        self._line(f"{described}; {settings.seeds} seeds, batches of {settings.batch}; {ours}")
         for note in table.notes:
             self._line(f"note: {note}", "yellow")
 

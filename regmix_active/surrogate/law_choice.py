@@ -18,7 +18,7 @@ from regmix_active.surrogate.mixing_law import covariance_root, fit_laws, jacobi
 NOISES = np.array([0.01, 0.04, 0.16, 0.6, 2.5, 10.0])
 """Candidate standard deviations of the errors, in those of the losses: the larger, the more the prior counts."""
 
-STARTS = 4
+STARTS = 3
 """Of each fit to all proxies; the fits without a fold start where that found its best."""
 
 RUNS_PER_PARAMETER = 2
@@ -103,48 +103,50 @@ def choose_laws(mixtures: Array, losses: Array, known: Array, most_terms: int) -
         most_terms: Exponentials per loss, at most.
     """
     parts: list[list[Candidate]] = [[] for _ in losses]
-    runs = np.isfinite(losses).sum(axis=1)
+    runs, levels = np.isfinite(losses).sum(axis=1), np.tile(np.arange(len(NOISES)), (len(losses), 1))
     for k in range(1, most_terms + 1):
-        enough = runs >= (RUNS_PER_PARAMETER * parameters_of(k, mixtures.shape[1]) if k > 1 else 0)
-        candidates = list(_candidates(mixtures, losses, known, np.flatnonzero(enough), k))
-        for loss in np.flatnonzero(enough).tolist():
+        enough = np.flatnonzero(runs >= (RUNS_PER_PARAMETER * parameters_of(k, mixtures.shape[1]) if k > 1 else 0))
+        candidates = list(_candidates(mixtures, losses, known, enough, NOISES[levels], k))
+        for loss in enough.tolist():
             parts[loss].append(min((each for each in candidates if each.loss == loss), key=lambda each: each.size))
+        # The noise of the first law is about that of the second, too, which takes longer to fit.
+        nearest = [int(np.flatnonzero(laws[-1].noise == NOISES)[0]) for laws in parts]
+        levels = np.clip(nearest, 1, len(NOISES) - 2)[:, None] + np.arange(-1, 2)
     return [_calibrate(each, mixtures, given) for each, given in zip(parts, known, strict=True)]
 
 
-def _candidates(mixtures: Array, losses: Array, known: Array, chosen: NDArray[np.intp], k: int) -> Iterator[Candidate]:
-    """Laws of `k` terms for the `chosen` losses, with every candidate noise: fitted all at once."""
+def _candidates(
+    mixtures: Array, losses: Array, known: Array, chosen: NDArray[np.intp], noises: Array, k: int
+) -> Iterator[Candidate]:
+    """Laws of `k` terms for the `chosen` losses, with each of the `noises` ``(m, levels)`` of the loss: fitted all at once."""
     if not len(chosen):
         return
-    seen, levels = np.isfinite(losses[chosen]), len(NOISES)
+    seen, noises, levels = np.isfinite(losses[chosen]), noises[chosen], noises.shape[1]
     values, weights = np.where(seen, losses[chosen], 0.0), seen / (1 + known[chosen] / UNRESOLVED)
     start = np.stack([starts(mixtures[rows], row[rows], k, STARTS) for row, rows in zip(values, seen, strict=True)])
     every = np.repeat(np.arange(len(chosen)), levels * STARTS)
     at = np.repeat(start[:, None], levels, axis=1).reshape(len(every), -1)
-    noise = np.tile(np.repeat(NOISES, STARTS), len(chosen))
-    theta, robust, cost = fit_laws(at, mixtures, values[every], weights[every], noise)
+    theta, robust, cost = fit_laws(at, mixtures, values[every], weights[every], np.repeat(noises, STARTS))
     which = cost.reshape(-1, levels, STARTS).argmin(axis=2)
     winner = (np.arange(len(chosen) * levels) * STARTS).reshape(-1, levels) + which
 
     # A fold of one loss is not one of another that fewer proxies have.
     out = [np.stack([_scatter(fold, rows) for fold in held_out_folds(mixtures[rows])]) for rows in seen]
     of = np.repeat(np.arange(len(chosen)), [len(folds) for folds in out])
-    masks = np.concatenate(out)
-    inside = seen[of] & ~masks
+    inside = seen[of] & ~np.concatenate(out)
     again = np.stack([starts(mixtures[rows], values[j, rows], k, STARTS) for j, rows in zip(of, inside, strict=True)])
     at = again[np.arange(len(of))[:, None], which[of]].reshape(len(of) * levels, -1)
     each = np.repeat(np.arange(len(of)), levels)
-    fold_theta, fold_robust, _ = fit_laws(
-        at, mixtures, values[of][each], np.where(inside, weights[of], 0.0)[each], np.tile(NOISES, len(of))
-    )
+    left = np.where(inside, weights[of], 0.0)[each]
+    fold_theta, fold_robust, _ = fit_laws(at, mixtures, values[of][each], left, noises[of].reshape(-1))
     errors = (values[of][each] - law(fold_theta, mixtures)).reshape(len(of), levels, -1)
     fold_theta, fold_robust = fold_theta.reshape(len(of), levels, -1), fold_robust.reshape(len(of), levels, -1)
     for j, loss in enumerate(chosen.tolist()):
         mine = of == j
-        for level, sigma in enumerate(NOISES.tolist()):
+        for level in range(levels):
             yield Candidate(
                 loss,
-                sigma,
+                float(noises[j, level]),
                 np.vstack([theta[winner[j, level]], fold_theta[mine, level]]),
                 np.vstack([robust[winner[j, level]], fold_robust[mine, level]]),
                 out[j],
@@ -178,9 +180,7 @@ def _calibrate(parts: list[Candidate], mixtures: Array, known: Array) -> Choice:
     standardised = np.full(len(mixtures), np.nan)
     standardised[held] = errors / np.sqrt(signal * candidates[best] + given)
     width = interval_scale(standardised[held]) ** 2
-    # A law fitted to all proxies is a little surer than those without a fold.
-    trained = 1 - parts[0].out.sum(axis=1).mean() / (parts[0].weights[0] > 0).sum()
-    scale = np.sqrt(signal * width * trained)
+    scale = np.sqrt(signal * width)
     return Choice(
         tuple(
             Part(share, part.parameters[0], root * scale) for share, part, root in zip(shares.tolist(), parts, roots, strict=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +32,8 @@ USUAL_RATIO = 0.3
 
 BOOSTED_SHARES = np.linspace(0.0, 1.0, 5)
 """Candidate shares of the boosted prediction in the mean."""
+
+Single = NDArray[np.float32]
 
 CHUNK = 2048
 """Mixtures whose features are held at once."""
@@ -54,68 +55,67 @@ class Conditioned:
         constant: The mean far from the data, by generalised least squares.
     """
 
-    def __init__(self, forest: Forest, features: Array, kernel: Array, y: Array, ridge: Array) -> None:
-        """Condition on losses ``(n,)`` at mixtures with `features` ``(n, leaves)`` and `kernel` ``(n, n)``.
+    def __init__(self, forest: Forest, leaves: Leaves, kernel: Array, y: Array, ridge: Array) -> None:
+        """Condition on losses.
 
         Args:
-            forest: Whose leaves the features are.
-            features: Of the observed mixtures.
-            kernel: Between them.
-            y: Their losses.
+            forest: Whose leaves they are.
+            leaves: Of the observed mixtures, shape ``(n, trees)``.
+            kernel: Between them, shape ``(n, n)``.
+            y: Their losses, shape ``(n,)``.
             ridge: Ratio of each observation's noise to the signal variance, shape ``(n,)``.
         """
-        self.forest, self._features = forest, features
+        self.forest, self._leaves, self._ridge = forest, leaves, ridge
         self._root = np.asarray(np.linalg.cholesky(kernel + np.diag(ridge)), dtype=np.float64)
         one, observed = self._solve(np.column_stack([np.ones(len(y)), y])).T
         self.constant = float(one @ observed / (one @ one))
-        self.values = forest.per_leaf(features.T @ self._solve(observed - self.constant * one, transposed=True))
+        self.values = forest.kernel_values(leaves, self._solve(observed - self.constant * one, transposed=True))
 
     def explained(self, cross: Array) -> Array:
         """Variance at q mixtures that the observations take away, shape ``(q,)``, from the kernel with theirs ``(n, q)``."""
         explained: Array = (self._solve(cross) ** 2).sum(axis=0)
         return explained
 
-    @cached_property
-    def _whitened(self) -> NDArray[np.float32]:
-        # Single precision: errors of some millionth of the prior's variance, in half the time.
-        return self._solve(self._features).astype(np.float32)
-
-    def variance(self, features: NDArray[np.float32]) -> Array:
-        """Posterior variance at mixtures with these features ``(q, leaves)``, shape ``(q,)``."""
-        explained = ((self._whitened @ features.T) ** 2).sum(axis=0)
-        return left_over(explained.astype(np.float64))
-
-    def variance_at(self, leaves: Leaves) -> Array:
-        """Posterior variance at mixtures with these leaves, shape ``(q,)``."""
-        return np.concatenate([self.variance(features) for features in self._chunks(leaves)])
+    def variance(self, leaves: Leaves) -> Array:
+        """Posterior variance at mixtures, shape ``(q,)``, from their leaves ``(q, trees)``."""
+        whitened = self._whitened()
+        return np.concatenate([self._variance(whitened, features) for features in self._chunks(leaves)])
 
     def covariance(self, leaves: Leaves, i: int) -> Array:
         """Posterior covariance of mixture `i` with all q, shape ``(q,)``."""
-        own = self.forest.features(leaves[i : i + 1], np.float64)[0]
-        known = self._solve(self._solve(self._features @ own), transposed=True)
-        return self.forest.total(leaves, self.forest.per_leaf(own - self._features.T @ known))
+        own = self.forest.kernel_values(leaves[i : i + 1], np.ones(1))
+        known = self._solve(self._solve(self.forest.total(self._leaves, own)), transposed=True)
+        return self.forest.total(leaves, own - self.forest.kernel_values(self._leaves, known))
 
-    def draw(self, n: int, ridge: Array, rng: np.random.Generator) -> Callable[[Leaves], tuple[Array, Array]]:
+    def draw(self, n: int, rng: np.random.Generator) -> Callable[[Leaves], tuple[Array, Array]]:
         """`n` deviations from the mean: leaves ``(q, trees)`` → deviations ``(n, q)`` and their variance ``(q,)``.
 
         Random values per leaf, corrected by what they say at the observed mixtures (Matheron's rule).
         """
-        prior = rng.standard_normal((self._features.shape[1], n))
-        noisy = self._features @ prior + np.sqrt(ridge)[:, None] * rng.standard_normal((len(ridge), n))
-        weights = prior - self._features.T @ self._solve(self._solve(noisy), transposed=True)
-        single = weights.astype(np.float32)
+        features, whitened = self.forest.features(self._leaves, np.float64), self._whitened()
+        prior = rng.standard_normal((features.shape[1], n))
+        noisy = features @ prior + np.sqrt(self._ridge)[:, None] * rng.standard_normal((len(features), n))
+        weights = (prior - features.T @ self._solve(self._solve(noisy), transposed=True)).astype(np.float32)
 
         def deviations(leaves: Leaves) -> tuple[Array, Array]:
-            drawn = [(features @ single, self.variance(features)) for features in self._chunks(leaves)]
-            return np.concatenate([d for d, _ in drawn]).T, np.concatenate([v for _, v in drawn])
+            drawn = [(part @ weights, self._variance(whitened, part)) for part in self._chunks(leaves)]
+            return np.concatenate([deviation for deviation, _ in drawn]).T, np.concatenate([variance for _, variance in drawn])
 
         return deviations
+
+    def _whitened(self) -> Single:
+        # Single precision: errors of some millionth of the prior's variance, in half the time.
+        return self._solve(self.forest.features(self._leaves, np.float64)).astype(np.float32)
+
+    @staticmethod
+    def _variance(whitened: Single, features: Single) -> Array:
+        return left_over(((whitened @ features.T) ** 2).sum(axis=0).astype(np.float64))
 
     def _solve(self, right: Array, transposed: bool = False) -> Array:
         solved: Array = solve_triangular(self._root, right, lower=True, trans=int(transposed), check_finite=False)
         return solved
 
-    def _chunks(self, leaves: Leaves) -> Iterator[NDArray[np.float32]]:
+    def _chunks(self, leaves: Leaves) -> Iterator[Single]:
         for start in range(0, len(leaves), CHUNK):
             yield self.forest.features(leaves[start : start + CHUNK], np.float32)
 
@@ -169,10 +169,10 @@ class LeafProcess:
         trained = np.mean([(~out).mean() for out in folds])
         self._signal = signal * width * trained * self._unit**2
         self.noise = width * (signal * ratio + float(known.mean())) * self._unit**2
-        self._ridge = ratio + known / signal
         self.forest = Forest(X, standard, settings, weight)
-        features = self.forest.features(self.forest.leaves(X), np.float64)
-        self._process = Conditioned(self.forest, features, features @ features.T, standard, self._ridge)
+        leaves = self.forest.leaves(X)
+        features = self.forest.features(leaves, np.float64)
+        self._process = Conditioned(self.forest, leaves, features @ features.T, standard, ratio + known / signal)
         self._constant = (1 - share) * self._process.constant
         self.forest.set_values((1 - share) * self._process.values + share * self.forest.values)
 
@@ -182,7 +182,7 @@ class LeafProcess:
 
     def variance(self, leaves: Leaves) -> Array:
         """Variance of the noise-free loss, shape ``(q,)``."""
-        return self._signal * self._process.variance_at(leaves)
+        return self._signal * self._process.variance(leaves)
 
     def covariance(self, leaves: Leaves, i: int) -> Array:
         """Covariance of mixture `i` with all q, shape ``(q,)``."""
@@ -190,7 +190,7 @@ class LeafProcess:
 
     def draw(self, n: int, rng: np.random.Generator) -> Callable[[Array], tuple[Array, Array]]:
         """`n` functions: mixtures ``(q, d)`` → deviations from the mean in standard deviations ``(n, q)``, and those ``(q,)``."""
-        draw, forest, signal = self._process.draw(n, self._ridge, rng), self.forest, self._signal
+        draw, forest, signal = self._process.draw(n, rng), self.forest, self._signal
 
         def deviations(X: Array) -> tuple[Array, Array]:
             drawn, variance = draw(forest.leaves(X))
@@ -203,9 +203,10 @@ def _leave_out(forests: list[tuple[Forest, NDArray[np.bool_]]], X: Array, y: Arr
     """Predict every fold by the forest that was grown without it; `known` ``(n,)`` is added to every candidate ratio."""
     parts = []
     for forest, out in forests:
-        inside, leaves = forest.features(forest.leaves(X[~out]), np.float64), forest.leaves(X[out])
-        kernel, cross = inside @ inside.T, inside @ forest.features(leaves, np.float64).T
-        processes = [Conditioned(forest, inside, kernel, y[~out], ratio + known[~out]) for ratio in RATIOS]
+        seen, leaves = forest.leaves(X[~out]), forest.leaves(X[out])
+        inside, outside = forest.features(seen, np.float64), forest.features(leaves, np.float64)
+        kernel, cross = inside @ inside.T, inside @ outside.T
+        processes = [Conditioned(forest, seen, kernel, y[~out], ratio + known[~out]) for ratio in RATIOS]
         mean = np.stack([process.constant + forest.total(leaves, process.values) for process in processes])
         variance = np.stack([left_over(process.explained(cross)) for process in processes])
         parts.append(HeldOut(np.flatnonzero(out), mean, variance, forest.total(leaves, forest.values)))

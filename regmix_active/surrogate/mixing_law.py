@@ -127,11 +127,16 @@ def covariance_root(parameters: Array, mixtures: Array, weights: Array, noise: A
 
 
 class _Design:
-    """Mixtures with a constant before the weights, ``(n, 1 + d)``, and the products of each two of these, ``(n, (1 + d)²)``."""
+    """What the sums over proxies share: mixtures with a constant before them, and products of each two of those numbers."""
 
     def __init__(self, mixtures: Array) -> None:
         self.mixtures, self.linear = mixtures, _with_one(mixtures)
-        self.square = (self.linear[:, :, None] * self.linear[:, None, :]).reshape(len(mixtures), -1)
+        width = self.linear.shape[1]
+        first, second = np.triu_indices(width)
+        self.square = self.linear[:, first] * self.linear[:, second]
+        # Which of these products stands at each place of a symmetric matrix.
+        self.place = np.empty((width, width), dtype=np.intp)
+        self.place[first, second] = self.place[second, first] = np.arange(len(first))
 
 
 def _descend(start: Array, mixtures: Array, losses: Array, weights: Array, noise: Array, steps: int) -> tuple[Array, Array]:
@@ -183,7 +188,7 @@ def _expand(parameters: Array, design: _Design, losses: Array, weights: Array, n
         slope[:, rows] = (weighed[:, k] * errors) @ design.linear
         curvature[:, rows, 0] = curvature[:, 0, rows] = floor * (weighed[:, k] @ design.linear)
         for other, columns in enumerate(blocks[: k + 1]):
-            block = ((weighed[:, k] * rates[:, other]) @ design.square).reshape(f, width, width)
+            block = ((weighed[:, k] * rates[:, other]) @ design.square)[:, design.place]
             curvature[:, rows, columns] = curvature[:, columns, rows] = block  # symmetric by itself
     prior = noise[:, None] ** 2 * precision
     curvature[:, np.arange(p), np.arange(p)] += prior

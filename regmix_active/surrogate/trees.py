@@ -18,7 +18,7 @@ from regmix_active.surrogate.base import Array
 
 T = TypeVar("T", np.float32, np.float64)
 
-Leaves = NDArray[np.int32]
+Leaves = NDArray[np.unsignedinteger[Any]]
 """Leaf of every mixture in every tree, counted through the forest, shape ``(q, trees)``."""
 
 
@@ -50,6 +50,8 @@ def grow(X: Array, y: Array, settings: Sequence[TreeSettings], weight: Array) ->
         # By default three proxies share a bin, and no threshold may part them.
         "min_data_in_bin": 1,
         "feature_pre_filter": False,
+        # An ensemble keeps its histograms, in megabytes: without a bound, those of a hundred losses fill the memory.
+        "histogram_pool_size": 1,
         "num_threads": 1,
         "deterministic": True,
         "force_row_wise": True,
@@ -89,7 +91,7 @@ class Forest:
         found = [self._within(booster, X) for booster in self._boosters]
         counts = [within.max(axis=0) + 1 for within in found]  # a leaf holds at least one of the mixtures that it was grown on
         every = np.concatenate(counts)
-        self._starts = (np.cumsum(every) - every).astype(np.int32)
+        self._starts = (np.cumsum(every) - every).astype(np.uint16 if every.sum() < 2**16 else np.uint32)
         self._of_tree = np.repeat(np.arange(len(every)), every)
         self.values: Array = np.array(
             [
@@ -106,11 +108,12 @@ class Forest:
     @staticmethod
     def _within(booster: lightgbm.Booster, X: Array) -> Leaves:
         found = booster.predict(X, pred_leaf=True, num_threads=1)
-        return np.asarray(found, dtype=np.int32).reshape(len(X), -1)
+        return np.asarray(found).astype(np.uint16).reshape(len(X), -1)
 
     def leaves(self, X: Array) -> Leaves:
         """Leaf of every mixture in every tree, shape ``(q, trees)``."""
-        return np.hstack([self._within(booster, X) for booster in self._boosters]) + self._starts
+        leaves: Leaves = np.hstack([self._within(booster, X) for booster in self._boosters]) + self._starts
+        return leaves
 
     def features(self, leaves: Leaves, precision: type[T]) -> NDArray[T]:
         """A row per mixture whose inner products are the kernel, shape ``(q, leaves of the forest)``.
@@ -126,9 +129,10 @@ class Forest:
         total: Array = values[leaves].sum(axis=1)
         return total
 
-    def per_leaf(self, weights: Array) -> Array:
-        """The values whose :meth:`total` is the product of :meth:`features` with `weights`, shape ``(leaves,)``."""
-        values: Array = weights * np.sqrt(self.share)[self._of_tree]
+    def kernel_values(self, leaves: Leaves, weights: Array) -> Array:
+        """The values, shape ``(leaves,)``, whose :meth:`total` is the weighed sum of the kernels with these mixtures."""
+        reached = np.bincount(leaves.reshape(-1), np.repeat(weights, leaves.shape[1]), minlength=len(self.values))
+        values: Array = reached * self.share[self._of_tree]
         return values
 
     def set_values(self, values: Array) -> None:

@@ -17,8 +17,8 @@ SURFACE = {
     "verify": "--seeds --storage --workers RUN",
     "evaluate": "--folds --jobs --json --losses --mixtures --plots --scale --seeds --sizes --surrogate --target --test "
     "--test-losses --test-mixtures TABLE",
-    "benchmark": "--batch --budget --game --initial-design --jobs --json --methods --noise --plots --pool-runs --regmix-runs --scale --seeds "
-    "--strategy --surrogate --target TABLES",
+    "benchmark": "--batch --budget --game --initial-design --jobs --json --methods --noise --plots --pool-runs --regmix-runs "
+    "--scale --seeds --strategy --surrogate --target TABLES",
     "strategies": "--check",
     "doctor": "--budget --config",
     "init": "--force --output FOLDER",

@@ -64,7 +64,7 @@ def run(*arguments: str) -> str:
 
 def test_both_games_with_every_figure() -> None:
     shown = run(".", *QUICK, "--json", "replay.json", "--plots", "plots")
-    assert "90 runs, 4 domains, 3 losses; 2 seeds, batches of 8, surrogate" in shown
+    assert "90 runs, 4 domains, 3 losses; 2 seeds, batches of 8; surrogate gp, initial design d-optimal" in shown
     assert "emulator: multilayer perceptrons" in shown
     assert "held-out R²" in shown
     assert "noise of a training" in shown

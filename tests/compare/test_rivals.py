@@ -25,7 +25,7 @@ def history(n: int, target: str = "books") -> History:
 
 @pytest.fixture(params=["climb", "tpe", "gp-sampler", "random", "expected-improvement", "dirichlet"])
 def method(request: pytest.FixtureRequest) -> Method:
-    return make_method(request.param, "gp", seed=3)
+    return make_method(request.param, "gp", "regmix", seed=3)
 
 
 def test_proposals_are_feasible_and_choices_differ(method: Method) -> None:
@@ -42,7 +42,7 @@ def test_proposals_are_feasible_and_choices_differ(method: Method) -> None:
 @pytest.mark.parametrize("name", ["climb", "tpe", "gp-sampler", "random"])
 def test_same_seed_same_search(name: str) -> None:
     def played() -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        method, known = make_method(name, "gp", seed=3), history(16)
+        method, known = make_method(name, "gp", "regmix", seed=3), history(16)
         chosen = method.propose(known, 4, np.random.default_rng(0))
         mixtures = np.concatenate([known.mixtures, chosen])
         grown = History(SPACE, known.target, mixtures, true_losses(mixtures), np.arange(20))
