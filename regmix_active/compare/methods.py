@@ -103,7 +103,7 @@ class Searching(Method):
     def recommend(self, history: History, rng: np.random.Generator) -> Array:
         """As ``regmix-active run`` does."""
         settings = RecommendConfig()
-        return recommend(history, self.surrogate, settings.simulations, settings.top_k, rng).found.weights
+        return recommend(history, self.surrogate, settings.simulations, settings.top_k, rng, settings.caution).found.weights
 
 
 class RandomSwarm(Method):

@@ -43,7 +43,7 @@ class Settings:
     """
 
     games: tuple[Game, ...] = ("pool", "emulator")
-    strategies: tuple[str, ...] = ("expected-improvement",)
+    strategies: tuple[str, ...] = ("variance-reduction",)
     surrogate: str = "gp"
     initial_design: str = "d-optimal"
     rivals: tuple[str, ...] = RIVALS

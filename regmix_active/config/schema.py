@@ -189,7 +189,7 @@ class SearchConfig(Section):
     batch_size: Positive | Literal["auto"] = "auto"
     """Proxies per round; `auto`: a quarter of the runs so far, between 8 and 64."""
 
-    strategy: str = "expected-improvement"
+    strategy: str = "variance-reduction"
     """A name from `regmix-active strategies`, or `path/to/file.py:Name` (code that runs because you name it here)."""
 
     strategy_options: dict[str, float | int | str | bool] = {}
@@ -211,6 +211,10 @@ class RecommendConfig(Section):
 
     top_k: Positive = 128
     """Best simulated mixtures that are averaged."""
+
+    caution: Annotated[float, Field(ge=0)] = 1.0
+    """Standard deviations of doubt that count as loss when simulated mixtures are ranked; 0 ranks by the expected target, as RegMix
+    does."""
 
 
 class VerifyConfig(Section):

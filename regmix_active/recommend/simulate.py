@@ -6,7 +6,9 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,9 @@ from regmix_active.surrogate.belief import TargetModel, target_std
 
 CHUNK = 32_768
 """Mixtures simulated at once: memory does not grow with the number of simulations."""
+
+PASSED = 2048
+"""Mixtures of a pass whose doubt is looked at."""
 
 REFINEMENTS = 3
 """Times that the neighbourhood of the best simulated mixtures is simulated again."""
@@ -77,12 +82,17 @@ class Recommendation:
         return self.history.space.as_dict(self.found.weights)
 
 
-def recommend(history: History, surrogate: Surrogate, simulations: int, top_k: int, rng: np.random.Generator) -> Recommendation:
+def recommend(
+    history: History, surrogate: Surrogate, simulations: int, top_k: int, rng: np.random.Generator, caution: float = 1.0
+) -> Recommendation:
     """Fit the surrogate to all finished proxies, simulate the simplex and average the best mixtures.
 
     A quarter of the mixtures is drawn around the natural one as RegMix does [1], a quarter all over the simplex, the rest around
     and between the best trained proxies; then the neighbourhood of the best is simulated again. An active search knows more about
     that region than a hundred thousand blind draws would hit.
+
+    The best of many predictions are also the luckiest ones. So mixtures are passed on by their expected target, and those that
+    pass are ranked by what it may well be: the expectation and `caution` standard deviations.
 
     Args:
         history: Finished proxies.
@@ -90,41 +100,43 @@ def recommend(history: History, surrogate: Surrogate, simulations: int, top_k: i
         simulations: Number of mixtures of the first pass; the refinements add a half of it together.
         top_k: Number of mixtures that are averaged.
         rng: Source of randomness.
+        caution: Standard deviations that count as loss; 0 is RegMix's rule.
 
     Raises:
         StudyError: If there are too few finished proxies to fit.
     """
     space, target = history.space, history.target
     # Losses that the target does not weigh are fitted once, for the table, not simulated a hundred thousand times.
-    expected = TargetModel(surrogate, target.weights).fit(history.mixtures, history.losses).predict
+    model = TargetModel(surrogate, target.weights).fit(history.mixtures, history.losses)
+    leaders = history.mixtures[np.argsort(model.predict(history.mixtures), kind="stable")[:16]]
 
-    leaders = history.mixtures[np.argsort(expected(history.mixtures), kind="stable")[:16]]
+    def first(n: int) -> Mixtures:
+        quarter = n // 4
+        parts = [space.dirichlet(quarter, space.natural, rng), spread(space, quarter, rng), around(space, leaders, quarter, rng)]
+        return np.concatenate([*parts, between(space, leaders, n - 3 * quarter, rng)])
+
     best, values, simulated = np.empty((0, space.dim)), np.empty(0), 0
-    while simulated < simulations:
-        size = min(CHUNK, simulations - simulated)
-        quarter = size // 4
-        drawn = np.concatenate(
-            [
-                space.dirichlet(quarter, space.natural, rng),
-                spread(space, quarter, rng),
-                around(space, leaders, quarter, rng),
-                between(space, leaders, size - 3 * quarter, rng),
-            ]
-        )
+    sizes = [simulations] + [max(simulations // (2 * REFINEMENTS), top_k)] * REFINEMENTS
+    for i, size in enumerate(sizes):
+        draw = first if i == 0 else partial(around, space, best, rng=rng)
+        passed = _passed(model, draw, size, max(PASSED, top_k))
         simulated += size
-        best, values = _smallest(np.concatenate([best, drawn]), np.concatenate([values, expected(drawn)]), top_k)
-    for _ in range(REFINEMENTS):
-        # From the best of the pass before, whatever this one finds.
-        centres, left = best, max(simulations // (2 * REFINEMENTS), top_k)
-        while left > 0:
-            near = around(space, centres, min(CHUNK, left), rng)
-            left -= len(near)
-            simulated += len(near)
-            best, values = _smallest(np.concatenate([best, near]), np.concatenate([values, expected(near)]), top_k)
+        worst = model.pessimistic(passed, caution) if caution else model.predict(passed)
+        best, values = _smallest(np.concatenate([best, passed]), np.concatenate([values, worst]), top_k)
     found = space.project(best.mean(axis=0))[0]
     if (target.weights == 0).any():
         surrogate.fit(history.mixtures, history.losses)
     return judge(history, surrogate, found, simulated, len(best))
+
+
+def _passed(model: TargetModel, draw: Callable[[int], Mixtures], size: int, n: int) -> Mixtures:
+    """The `n` of `size` drawn mixtures with the smallest expected target, in chunks: memory does not grow with `size`."""
+    best, values = draw(0), np.empty(0)
+    while size > 0:
+        drawn = draw(min(CHUNK, size))
+        size -= len(drawn)
+        best, values = _smallest(np.concatenate([best, drawn]), np.concatenate([values, model.predict(drawn)]), n)
+    return best
 
 
 def judge(history: History, surrogate: Surrogate, found: NDArray[np.float64], simulated: int, averaged: int) -> Recommendation:

@@ -229,7 +229,8 @@ class ActiveSearch:
             )
         self.observer.on_stage("simulating")
         rng = np.random.default_rng([self.config.seed, 4])
-        return recommend(history, self.surrogate, self.config.recommend.simulations, top_k or self.config.recommend.top_k, rng)
+        settings = self.config.recommend
+        return recommend(history, self.surrogate, settings.simulations, top_k or settings.top_k, rng, settings.caution)
 
     def _write(self, found: Recommendation, record: StudyRecord) -> None:
         self.folder.write_mixture(found, record)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import lru_cache
 from typing import ClassVar, Self
 
 import numpy as np
@@ -24,10 +23,6 @@ Paths = Callable[[Array], Array]
 mixture always gets the same losses, in whatever company it is asked for."""
 
 
-CACHED_ROWS = 80
-"""Rows of the covariance that a posterior keeps as they were before any conditioning: some megabyte each."""
-
-
 class Posterior:
     """Joint Gaussian belief about m losses at q mixtures.
 
@@ -37,6 +32,8 @@ class Posterior:
     Attributes:
         mean: Shape ``(q, m)``, nats per token.
         noise: Observation noise variance per loss, shape ``(m,)``, nats² per token².
+        updates: What each conditioning took from the covariance, one root per mixture that was conditioned on: the covariance of
+            mixtures i and k has lost the sum of ``update[i] * update[k]``; shapes ``(q, m)``.
         correlation: Correlation between the losses' errors at one mixture, shape ``(m, m)``; the identity unless the surrogate has
             measured it. Losses of one proxy err together (similar texts, one seed), so a weighed sum of them is less certain
             than independent errors would make it.
@@ -58,9 +55,8 @@ class Posterior:
         self.noise = noise
         self.correlation = np.eye(mean.shape[1]) if correlation is None else correlation
         self._variance = np.clip(variance, 0.0, None)
-        # A strategy asks for the same rows after every choice of a batch.
-        self._rows_of = lru_cache(maxsize=CACHED_ROWS)(rows)
-        self._conditioned: list[Array] = []
+        self._rows_of = rows
+        self.updates: list[Array] = []
 
     @property
     def variance(self) -> Array:
@@ -69,10 +65,14 @@ class Posterior:
 
     def covariance(self, i: int) -> Array:
         """Covariance of the losses at mixture `i` with those at all q mixtures, shape ``(q, m)``."""
-        cross = self._rows_of(int(i)).copy()
-        for row in self._conditioned:
-            cross -= row[i] * row
+        cross = self.unconditioned(i)
+        for row in self.updates:
+            cross = cross - row[i] * row
         return cross
+
+    def unconditioned(self, i: int) -> Array:
+        """:meth:`covariance` before any conditioning."""
+        return self._rows_of(i)
 
     def joint(self) -> Array:
         """Covariance between all mixtures, shape ``(m, q, q)``: for some hundred of them."""
@@ -85,7 +85,7 @@ class Posterior:
         Believing the mean leaves every mean as it is (Kriging believer: Ginsbourger et al., 2010).
         """
         row = self.covariance(i) / np.sqrt(np.maximum(self._variance[i] + self.noise, 1e-18))
-        self._conditioned.append(row)
+        self.updates.append(row)
         self._variance = np.clip(self._variance - row**2, 0.0, None)
 
     def sample(self, n: int, rng: np.random.Generator) -> Array:

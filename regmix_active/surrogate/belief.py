@@ -54,6 +54,7 @@ class TargetPosterior:
         """
         self._mixtures, self._posterior, self._weights = mixtures, posterior, weights
         self._q = len(mixtures)
+        self._rows: dict[int, Array] = {}
         self._mean = posterior.mean @ weights
         self._best = float(self._mean[observed].min()) if len(observed) else float(self._mean.min())
         for row in pending:
@@ -72,9 +73,14 @@ class TargetPosterior:
         self._best = min(self._best, float(self._mean[i]))
 
     def _covariance(self, rows: NDArray[np.intp]) -> Array:
-        variance = self._posterior.variance
-        cross = np.stack([self._posterior.covariance(int(i)) @ self._weights**2 for i in rows])[:, : self._q]
-        alone = np.sqrt(np.maximum(variance @ self._weights**2, 1e-300))
+        variance, squares = self._posterior.variance, self._weights**2
+        # A strategy asks for the same rows after every choice of a batch.
+        for i in set(rows.tolist()) - set(self._rows):
+            self._rows[i] = (self._posterior.unconditioned(i) @ squares)[: self._q]
+        cross = np.stack([self._rows[i] for i in rows.tolist()])
+        for update in self._posterior.updates:
+            cross -= (update[rows] * squares) @ update[: self._q].T
+        alone = np.sqrt(np.maximum(variance @ squares, 1e-300))
         ratio = target_std(self._posterior, self._weights) / alone
         scaled: Array = cross * ratio[rows, None] * ratio[: self._q]
         return scaled
@@ -113,6 +119,12 @@ class TargetModel:
         """Expected target, shape ``(q,)``, nats per token."""
         expected: Array = self.surrogate.predict(mixtures) @ self.weights
         return expected
+
+    def pessimistic(self, mixtures: Array, caution: float) -> Array:
+        """What the target may well be: expectation and `caution` standard deviations, shape ``(q,)``, nats per token."""
+        posterior = self.surrogate.posterior(mixtures)
+        value: Array = posterior.mean @ self.weights + caution * target_std(posterior, self.weights)
+        return value
 
     def posterior(self, candidates: Array, observed: Array, pending: Array) -> TargetPosterior:
         """Joint belief about the target at `candidates` ``(q, d)``, beside mixtures that are observed or in training."""

@@ -97,17 +97,17 @@ class LogLinear(Surrogate):
         X, Y, V = check_observations(mixtures, losses, noise, self)
         lowest, unit = np.nanmin(Y, axis=0), np.maximum(np.nanstd(Y, axis=0), 1e-9)
         choices = choose_laws(X, ((Y - lowest) / unit).T, np.zeros(Y.T.shape) if V is None else (V / unit**2).T, self.most_terms)
-        self._laws = [FittedLaw(choice, float(low), float(one)) for choice, low, one in zip(choices, lowest, unit, strict=True)]
+        self._laws = [FittedLaw(choice, float(low), float(std)) for choice, low, std in zip(choices, lowest, unit, strict=True)]
         self._correlation = error_correlation(np.column_stack([choice.errors for choice in choices]))
         return self
 
     def predict(self, mixtures: Array) -> Array:
         """Expected losses, shape ``(q, m)``; see :meth:`Surrogate.predict`."""
-        return np.column_stack([law.mean(mixtures) for law in self._laws])
+        return np.column_stack([one.mean(mixtures) for one in self._laws])
 
     def posterior(self, mixtures: Array) -> Posterior:
         """Expected losses with the covariance that their parameters give them; see :meth:`Surrogate.posterior`."""
-        factors = [law.factors(mixtures) for law in self._laws]
+        factors = [one.factors(mixtures) for one in self._laws]
 
         def rows(i: int) -> Array:
             return np.column_stack([own @ own[i] for own in factors])
@@ -121,21 +121,21 @@ class LogLinear(Surrogate):
         Losses err together as they did on held-out proxies.
         """
         laws, correlation = self._laws, self._correlation
-        drawn = [rng.standard_normal((sum(len(part.parameters) for part in law.choice.parts), n)) for law in laws]
+        drawn = [rng.standard_normal((sum(len(part.parameters) for part in one.choice.parts), n)) for one in laws]
 
         def losses(mixtures: Array) -> Array:
-            factors = [law.factors(mixtures) for law in laws]
+            factors = [one.factors(mixtures) for one in laws]
             std = np.column_stack([np.sqrt((own**2).sum(axis=1)) for own in factors])
             deviations = np.stack([(own @ random).T for own, random in zip(factors, drawn, strict=True)], axis=2)
-            mean = np.column_stack([law.mean(mixtures) for law in laws])
+            mean = np.column_stack([one.mean(mixtures) for one in laws])
             return mean + err_together(deviations / np.maximum(std, 1e-300), std, correlation)
 
         return losses
 
     def gradients(self, mixtures: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
         """Mean and variance of a weighed sum of losses with their derivatives; see :meth:`Surrogate.gradients`."""
-        d_means, d_variances = (np.stack(slopes) for slopes in zip(*(law.slopes(mixtures) for law in self._laws), strict=True))
-        std = np.column_stack([np.sqrt((law.factors(mixtures) ** 2).sum(axis=1)) for law in self._laws]) * weights
+        d_means, d_variances = (np.stack(slopes) for slopes in zip(*(one.slopes(mixtures) for one in self._laws), strict=True))
+        std = np.column_stack([np.sqrt((one.factors(mixtures) ** 2).sum(axis=1)) for one in self._laws]) * weights
         together = std @ self._correlation
         # A standard deviation's slope is its variance's over twice itself.
         share = weights**2 * together / np.maximum(std, 1e-300)
@@ -145,4 +145,4 @@ class LogLinear(Surrogate):
     @property
     def noise_variance(self) -> Array:
         """Variance of the noise per loss and of what the law cannot follow, shape ``(m,)``, nats² per token²."""
-        return np.array([law.noise for law in self._laws])
+        return np.array([one.noise for one in self._laws])

@@ -73,7 +73,7 @@ def test_run_leaves_its_files_and_tables(finished: Path) -> None:
     assert (finished / "verification.yaml").is_file()
     assert "<svg" in (finished / "summary.svg").read_text(encoding="utf-8")
     log = (finished / "run.log").read_text(encoding="utf-8")
-    assert "round 2: 4 proxies by expected-improvement" in log
+    assert "round 2: 4 proxies by variance-reduction" in log
 
 
 def test_optuna_reads_the_study(finished: Path) -> None:

@@ -80,7 +80,7 @@ def _check(content: dict[str, Any]) -> None:
     mean, single = content["targets"]
     assert mean == "mean"
     assert {(s["target"], s["method"]) for s in content["pool"]} == {
-        (target, method) for target in (mean, single) for method in ("expected-improvement", "random", "tpe")
+        (target, method) for target in (mean, single) for method in ("variance-reduction", "random", "tpe")
     }
     for standing in content["pool"]:
         assert [search["seed"] for search in standing["searches"]] == [0, 1]

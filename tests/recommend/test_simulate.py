@@ -11,6 +11,7 @@ from regmix_active.mixture.space import MixtureSpace
 from regmix_active.recommend.simulate import REFINEMENTS, Recommendation, recommend
 from regmix_active.study.history import History
 from regmix_active.study.target import Target
+from regmix_active.surrogate.belief import target_std
 from regmix_active.surrogate.gaussian_process import GaussianProcess
 
 D = 5
@@ -35,8 +36,8 @@ def history(n: int = 32, spec: object = "mean", noise: float = 0.005) -> History
     return History(SPACE, Target.parse(spec, SPACE.domains), mixtures, losses, np.arange(n) * 2)  # type: ignore[arg-type]
 
 
-def answer(learnt: History, seed: int = 0, top_k: int = 64) -> Recommendation:
-    return recommend(learnt, GaussianProcess(), 4000, top_k, np.random.default_rng(seed))
+def answer(learnt: History, seed: int = 0, top_k: int = 64, caution: float = 1.0) -> Recommendation:
+    return recommend(learnt, GaussianProcess(), 4000, top_k, np.random.default_rng(seed), caution)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_predictions_are_those_of_the_surrogate(found: Recommendation) -> None:
         np.testing.assert_allclose(prediction.losses, surrogate.predict(prediction.weights[None])[0], atol=1e-9)
         np.testing.assert_allclose(prediction.losses_std**2, posterior.variance[0], atol=1e-9)
         assert prediction.mean == pytest.approx(float(target(prediction.losses[None])[0]))
-        assert prediction.std == pytest.approx(float(np.sqrt(prediction.losses_std**2 @ target.weights**2)))
+        assert prediction.std == pytest.approx(float(target_std(posterior, target.weights)[0]))
     assert found.found.mean <= min(found.natural.mean, found.uniform.mean, found.best_trained.mean)
 
 
@@ -87,12 +88,36 @@ def test_a_seed_gives_one_answer(found: Recommendation) -> None:
     np.testing.assert_array_equal(answer(history()).found.weights, found.found.weights)
     other = answer(history(), seed=1).found.weights
     assert not np.array_equal(other, found.found.weights)
-    np.testing.assert_allclose(other, found.found.weights, atol=0.03)
+    np.testing.assert_allclose(other, found.found.weights, atol=0.05)
 
 
 def test_a_corner_can_be_the_answer() -> None:
-    found = answer(history(spec={"d0": 1}))
+    found = answer(history(spec={"d0": 1}), caution=0)
     assert found.found.weights[0] > 0.95
+
+
+def test_caution_stays_where_proxies_were() -> None:
+    """The same question: nobody trained near that corner, so a cautious answer keeps some distance."""
+    bold, careful, timid = (answer(history(spec={"d0": 1}), caution=c).found for c in (0, 1, 5))
+    assert bold.mean < careful.mean < timid.mean
+    assert bold.std > careful.std > timid.std
+    assert careful.mean + careful.std < bold.mean + bold.std
+
+
+def test_memory_does_not_grow_with_simulations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times as many simulations as fit a chunk: no array of mixtures is longer than a chunk and what is kept."""
+    monkeypatch.setattr("regmix_active.recommend.simulate.CHUNK", 500)
+    monkeypatch.setattr("regmix_active.recommend.simulate.PASSED", 100)
+    lengths = []
+
+    class Counting(GaussianProcess):
+        def predict(self, mixtures: np.ndarray) -> np.ndarray:
+            lengths.append(len(mixtures))
+            return super().predict(mixtures)
+
+    found = recommend(history(), Counting(max_iterations=5), 5000, 50, np.random.default_rng(0))
+    assert max(lengths) <= 500
+    assert sum(lengths) >= found.simulated == 5000 + REFINEMENTS * (5000 // (2 * REFINEMENTS))
 
 
 def test_more_averaged_than_simulated_at_first() -> None:

@@ -66,7 +66,7 @@ def test_rounds_follow_the_settings(runner: FunctionRunner, config: Config, out:
     rounds = search.open_record().rounds()
     assert [len(trials) for trials in rounds] == [8, 5, 5, 3]
     proposers = [{t.user_attrs["proposer"] for t in trials} for trials in rounds]
-    assert proposers == [{INITIAL_DESIGN}, *[{"expected-improvement"}] * 3]
+    assert proposers == [{INITIAL_DESIGN}, *[{"variance-reduction"}] * 3]
 
 
 @pytest.mark.parametrize("surrogate", ["gp", "lightgbm"])
@@ -208,7 +208,7 @@ def test_observer_hears_everything(config: Config, runner: FunctionRunner, out: 
         "start 0/12",
         "round 0: 8/8 initial design",
         *["result"] * 8,
-        "round 1: 4/4 expected-improvement",
+        "round 1: 4/4 variance-reduction",
         *["result"] * 4,
     ]
 
