@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from regmix_active.cli.common import console, parse_target
+from regmix_active.cli.common import check_outputs, console, table_targets, write_json
 from regmix_active.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def command(
       regmix-active benchmark regmix-data/ --json replay.json --plots plots/
       regmix-active benchmark regmix-data/ --game pool --batch 1 --strategy thompson --methods random
     """
-    _check_outputs(json_file, plots)
+    check_outputs(json_file, plots)
     rivals = _parse_methods(methods)
 
     from regmix_active.compare.benchmark import benchmark, playable
@@ -126,27 +125,13 @@ def command(
         raise
     # First what took the time, then what may fail for want of a wide terminal.
     if json_file is not None:
-        _write_json(json_file, found)
+        write_json(json_file, {"benchmarks": [one.as_dict() for one in found]})
     for one in found:
         _print(screen, one)
     if plots is not None:
         _write_plots(screen, plots, found)
     if json_file is not None:
         screen.print(f"every figure: {json_file}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _check_outputs(json_file: Path | None, plots: Path | None) -> None:
-    """Refuse now what could not be written after an hour."""
-    if json_file is not None:
-        if not json_file.parent.is_dir():
-            raise ConfigError(f"--json {json_file}: there is no folder {json_file.parent}; make it, or name another file")
-        if json_file.is_dir():
-            raise ConfigError(f"--json {json_file}: is a folder; name a file")
-    if plots is not None:
-        try:
-            plots.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--plots {plots}: cannot be made ({error.strerror}); name another folder") from None
 
 
 def _parse_methods(text: str | None) -> tuple[str, ...]:
@@ -179,9 +164,7 @@ def _parse_targets(specs: Sequence[str], table: RunTable) -> Mapping[str, Target
 
     if not specs:
         return default_targets(table)
-    # A column of someone else's may hold a comma or an equals sign: a whole name goes first.
-    names = {*table.loss_names, *table.loss_columns}
-    return {spec: table.target({spec: 1.0} if spec in names and spec != "mean" else parse_target(spec)) for spec in specs}
+    return table_targets(specs, table)
 
 
 def _print(screen: Console, found: Benchmark) -> None:
@@ -197,17 +180,6 @@ def _print(screen: Console, found: Benchmark) -> None:
         screen.print(EMULATOR_LEGEND, style="dim", markup=False, highlight=False)
     for remark in remarks(found):
         screen.print(remark, style="yellow", markup=False, highlight=False, soft_wrap=True)
-
-
-def _write_json(file: Path, found: Sequence[Benchmark]) -> None:
-    from regmix_active.atomic import write_atomically
-    from regmix_active.report.folder import versions
-
-    content = {"benchmarks": [one.as_dict() for one in found], "versions": versions()}
-    try:
-        write_atomically(file, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise ConfigError(f"--json {file}: cannot be written ({error.strerror}); name another file") from None
 
 
 def _write_plots(screen: Console, folder: Path, found: Sequence[Benchmark]) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from regmix_active.errors import StudyError
+from regmix_active.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from regmix_active.config.load import LoadedConfig
+    from regmix_active.study.table import RunTable
+    from regmix_active.study.target import Target
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,3 +88,50 @@ def parse_target(text: str | None) -> Any:
                 f"{part!r}: write NAME or NAME=WEIGHT, for example books=0.7,code=0.3", param_hint="--target"
             ) from None
     return weights
+
+
+def table_targets(specs: Sequence[str], table: RunTable) -> dict[str, Target]:
+    """Targets over the losses of recorded runs, by what was typed.
+
+    Raises:
+        ConfigError: If a loss is unknown.
+        click.BadParameter: If a weight is not a number.
+    """
+    # A column of someone else's may hold a comma or an equals sign: a whole name goes first.
+    names = {*table.loss_names, *table.loss_columns}
+    return {spec: table.target({spec: 1.0} if spec in names and spec != "mean" else parse_target(spec)) for spec in specs}
+
+
+def check_outputs(json_file: Path | None, plots: Path | None) -> None:
+    """Refuse now what could not be written after an hour.
+
+    Raises:
+        ConfigError: If the file's folder is missing, or the folder cannot be made.
+    """
+    if json_file is not None:
+        if not json_file.parent.is_dir():
+            raise ConfigError(f"--json {json_file}: there is no folder {json_file.parent}; make it, or name another file")
+        if json_file.is_dir():
+            raise ConfigError(f"--json {json_file}: is a folder; name a file")
+    if plots is not None:
+        try:
+            plots.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--plots {plots}: cannot be made ({error.strerror}); name another folder") from None
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write figures with the versions that they depend on.
+
+    Raises:
+        ConfigError: If the file cannot be written.
+    """
+    import json
+
+    from regmix_active.atomic import write_atomically
+    from regmix_active.report.folder import versions
+
+    try:
+        write_atomically(file, json.dumps({**content, "versions": versions()}, indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--json {file}: cannot be written ({error.strerror}); name another file") from None

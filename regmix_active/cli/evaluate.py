@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from regmix_active.cli.common import console, parse_target
+from regmix_active.cli.common import check_outputs, console, table_targets, write_json
 from regmix_active.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def command(
       regmix-active evaluate --mixtures train_mixture_1m.csv --losses train_pile_loss_1m.csv \\
         --test-mixtures test_mixture_1B.csv --test-losses test_pile_loss_1B.csv --target pile_cc --json scores.json
     """
-    _check_outputs(json_file, plots)
+    check_outputs(json_file, plots)
     counts = _parse_sizes(sizes)
     train = _read_training(table, mixtures, losses, scale)
     tests = _read_tests(test_mixtures, test_losses, test_tables)
@@ -110,26 +109,12 @@ def command(
             raise
     # First what took the time, then what may fail for want of a wide terminal.
     if json_file is not None:
-        _write_json(json_file, evaluation)
+        write_json(json_file, evaluation.as_dict())
     _print(screen, evaluation, specs)
     if plots is not None:
         _write_plots(screen, plots, evaluation, specs)
     if json_file is not None:
         screen.print(f"every figure: {json_file}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _check_outputs(json_file: Path | None, plots: Path | None) -> None:
-    """Refuse now what could not be written after an hour."""
-    if json_file is not None:
-        if not json_file.parent.is_dir():
-            raise ConfigError(f"--json {json_file}: there is no folder {json_file.parent}; make it, or name another file")
-        if json_file.is_dir():
-            raise ConfigError(f"--json {json_file}: is a folder; name a file")
-    if plots is not None:
-        try:
-            plots.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"--plots {plots}: cannot be made ({error.strerror}); name another folder") from None
 
 
 def _parse_sizes(text: str | None) -> list[int]:
@@ -167,9 +152,7 @@ def _read_tests(mixtures: tuple[Path, ...], losses: tuple[Path, ...], tables: tu
 def _parse_targets(specs: tuple[str, ...], train: RunTable) -> dict[str, Target] | None:
     if not specs:
         return None
-    # A column of someone else's may hold a comma or an equals sign: a whole name goes first.
-    names = {*train.loss_names, *train.loss_columns}
-    return {spec: train.target({spec: 1.0} if spec in names and spec != "mean" else parse_target(spec)) for spec in specs}
+    return table_targets(specs, train)
 
 
 def _detailed(evaluation: Evaluation, specs: tuple[str, ...]) -> list[str]:
@@ -193,16 +176,6 @@ def _print(screen: Console, evaluation: Evaluation, specs: tuple[str, ...]) -> N
         screen.print(remark, markup=False, highlight=False, soft_wrap=True)
     if others:
         screen.print("all training sizes of a single loss: --target NAME", style="dim", markup=False, highlight=False)
-
-
-def _write_json(file: Path, evaluation: Evaluation) -> None:
-    from regmix_active.atomic import write_atomically
-    from regmix_active.report.folder import versions
-
-    try:
-        write_atomically(file, json.dumps({**evaluation.as_dict(), "versions": versions()}, indent=1, allow_nan=False) + "\n")
-    except OSError as error:
-        raise ConfigError(f"--json {file}: cannot be written ({error.strerror}); name another file") from None
 
 
 def _write_plots(screen: Console, folder: Path, evaluation: Evaluation, specs: tuple[str, ...]) -> None:
