@@ -175,7 +175,8 @@ def test_ctrl_c_stops_at_once_and_leaves_nothing(files: Path) -> None:
     assert "searches" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
     shown, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # An interrupt during an import ends CPython by the signal itself; a shell shows 130 for both.
+    assert process.returncode in {130, -signal.SIGINT}
     assert "stopped. Nothing was written" in shown
     assert "Traceback" not in errors
     assert not (files / "never.json").exists()
