@@ -23,7 +23,7 @@ from .registry import strategy
 @strategy("expected-improvement")
 @dataclass
 class ExpectedImprovement(AcquisitionStrategy):
-    """By how much a mixture is expected to beat the best one so far (default).
+    """By how much a mixture is expected to beat the best one so far.
 
     The target is a weighed sum of losses, each with its own surrogate, and the best so far is the smallest *expected* target
     among the trained mixtures: a proxy that was lucky with its seed does not raise the bar.

@@ -147,7 +147,10 @@ def benchmark(
     best: dict[str, int] = {}
     if "pool" in settings.games:
         pool = PoolGame(space, table.mixtures, table.losses, settings.batch, settings.pool_limit)
-        best = {name: _best(table, pool, name, target) for name, target in targets.items()}
+        playing = {name: target for name, target in targets.items() if len(pool.rows(target)) >= INITIAL + settings.batch}
+        if not playing and settings.games == ("pool",):
+            _best(table, pool, *next(iter(targets.items())))
+        best = {name: _best(table, pool, name, target) for name, target in playing.items()}
     if "emulator" in settings.games:
         watcher.on_stage("fitting the emulator")
         runs = (table.mixtures, table.losses)
@@ -159,6 +162,9 @@ def benchmark(
     watcher.on_start(len(tasks))
     played = _play(tasks, settings.seeds, jobs, watcher)
     in_pool, on_emulator, failures = _collect(tasks, played, settings)
+    if pool is not None:
+        few = f"fewer than {INITIAL + settings.batch} runs have every loss of it"
+        failures += [Failure("pool", "every method", name, 0, few) for name in targets if name not in best]
     if not in_pool and not on_emulator:
         raise StudyError(f"{table.name}: no search could be played: {failures[0].why if failures else 'no method was asked for'}")
     return Benchmark(
@@ -228,6 +234,8 @@ def _plan(
             methods = [*searching, *([RANDOM] if RANDOM in settings.rivals and game is pool else [])]
             for method in methods:
                 for name, target in targets.items():
+                    if game is pool and len(pool.rows(target)) < INITIAL + settings.batch:
+                        continue
                     yield Task(game, method, *ours, {name: target}, seed)
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from regmix_active.errors import StudyError
 from regmix_active.surrogate.base import Array, Paths, Posterior, Surrogate, check_observations
 from regmix_active.surrogate.blend import blend
 from regmix_active.surrogate.gaussian_process import GaussianProcess
@@ -97,9 +98,15 @@ class Auto(Surrogate):
         X, Y, V = check_observations(mixtures, losses, noise, self)
         members = {name: build() for name, build in MEMBERS.items()}
         predicted = held_out(members, X, Y, V)
-        each = dict(zip(predicted.names, np.nanmean(predicted.density, axis=2), strict=True))
+        runs = (~np.isnan(predicted.density)).any(axis=(0, 2))
+        if runs.sum() < FOLDS:
+            raise StudyError(
+                f"the surrogate {self.name!r} can be cross-validated on {runs.sum()} proxies only, other losses are too rare; "
+                "choose another surrogate, or leave the rare losses out"
+            )
+        each = dict(zip(predicted.names, np.nanmean(predicted.density[:, runs], axis=2), strict=True))
         best = max(each, key=lambda name: float(each[name].mean()))
-        each[Ensemble.name] = np.nanmean(_stacked(predicted), axis=1)
+        each[Ensemble.name] = np.nanmean(_stacked(predicted)[runs], axis=1)
         gain = each[Ensemble.name] - each[best]
         # One member is quicker, and may have gradients: the ensemble must be better by more than chance.
         if gain.mean() > gain.std(ddof=1) / math.sqrt(len(gain)):
@@ -112,7 +119,9 @@ class Auto(Surrogate):
             f"{name} {values.mean():.3f}" + (f" (explains {explained[name]:.1%})" if name in explained else "")
             for name, values in sorted(each.items(), key=lambda item: -item[1].mean())
         )
-        self.reason = f"{best} predicts held-out runs best: log likelihood per loss, {FOLDS} folds of {len(X)} runs: {scores}"
+        ahead = each[best].mean() >= each[Ensemble.name].mean()
+        verdict = "predicts held-out runs best" if ahead else "is chosen: the ensemble's lead is within a standard error"
+        self.reason = f"{best} {verdict}: log likelihood per loss, {FOLDS} folds of {len(X)} runs: {scores}"
         log.info("auto: %s", self.reason)
         return self
 
@@ -132,8 +141,9 @@ class Auto(Surrogate):
 def _stacked(predicted: HeldOut) -> Array:
     """Held-out log likelihoods of the ensemble, shape ``(n, m)``: each fold with the shares that the other folds give."""
     density = np.full(predicted.density.shape[1:], np.nan)
-    fold = np.arange(len(density)) % FOLDS
-    for f in range(FOLDS):
+    fold = predicted.fold
+    for f in np.unique(fold):
         weights = stacking_weights(predicted.density[:, fold != f])
-        density[fold == f] = np.logaddexp.reduce(predicted.density[:, fold == f] + np.log(weights)[:, None], axis=0)
-    return density
+        there = np.nan_to_num(predicted.density[:, fold == f])
+        density[fold == f] = np.logaddexp.reduce(there + np.log(weights)[:, None], axis=0)
+    return np.where(np.isnan(predicted.density[0]), np.nan, density)

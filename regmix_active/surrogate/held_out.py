@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regmix_active.surrogate.base import Array, Surrogate
 
@@ -25,27 +26,27 @@ class HeldOut:
         names: Of the surrogates.
         density: Log likelihood of each noisy observation, shape ``(k, n, m)``, for standardised losses; NaN where one is missing.
         error: Prediction minus observation, shape ``(k, n, m)``, standardised.
+        fold: Of each proxy, shape ``(n,)``.
     """
 
     names: tuple[str, ...]
     density: Array
     error: Array
-
-    @property
-    def likelihood(self) -> Array:
-        """Mean log likelihood of an observation by surrogate and loss, shape ``(k, m)``, nats."""
-        mean: Array = np.nanmean(self.density, axis=1)
-        return mean
+    fold: NDArray[np.int64]
 
     @property
     def explained(self) -> Array:
-        """Share of the variance that each surrogate explains, mean over losses, shape ``(k,)``."""
-        mean: Array = 1 - np.nanmean(self.error**2, axis=1).mean(axis=1)
+        """Share of the variance that each surrogate explains, mean over predicted losses, shape ``(k,)``."""
+        losses = (~np.isnan(self.error)).any(axis=(0, 1))
+        mean: Array = 1 - np.nanmean(self.error[:, :, losses] ** 2, axis=1).mean(axis=1)
         return mean
 
 
 def held_out(surrogates: Mapping[str, Surrogate], mixtures: Array, losses: Array, noise: Array | None) -> HeldOut:
-    """Cross-validate in :data:`FOLDS` folds, every fourth proxy in each: the folds look alike when proxies get better with time.
+    """Cross-validate in :data:`FOLDS` folds, every fourth mixture in each: the folds look alike when proxies get better with time.
+
+    Proxies of one mixture share a fold, or another seed of it would give its loss away. A loss that is too rare for a surrogate
+    without some fold is not predicted there.
 
     Args:
         surrogates: By name; each is left fitted without the last fold.
@@ -53,18 +54,26 @@ def held_out(surrogates: Mapping[str, Surrogate], mixtures: Array, losses: Array
         losses: Shape ``(n, m)``, NaN where missing.
         noise: Known noise variances, shape ``(n, m)``, or None.
     """
-    fold = np.arange(len(mixtures)) % FOLDS
+    _, first, of = np.unique(mixtures, axis=0, return_index=True, return_inverse=True)
+    fold = (np.argsort(np.argsort(first))[of.reshape(-1)] % FOLDS).astype(np.int64)
     scale = np.maximum(np.nanstd(losses, axis=0, ddof=1), 1e-9)
     density, error = np.full((2, len(surrogates), *losses.shape), np.nan)
     for k, surrogate in enumerate(surrogates.values()):
         for f in range(FOLDS):
             out = fold == f
-            surrogate.fit(mixtures[~out], losses[~out], None if noise is None else noise[~out])
+            known = np.flatnonzero((~np.isnan(losses[~out])).sum(axis=0) >= surrogate.minimum_runs)
+            if not len(known) or not out.any():
+                continue
+            surrogate.fit(mixtures[~out], losses[~out][:, known], None if noise is None else noise[~out][:, known])
             posterior = surrogate.posterior(mixtures[out])
-            variance = np.maximum((posterior.variance + posterior.noise) / scale**2, 1e-12)
-            error[k, out] = (posterior.mean - losses[out]) / scale
-            density[k, out] = -0.5 * (np.log(2 * math.pi * variance) + error[k, out] ** 2 / variance)
-    return HeldOut(tuple(surrogates), density, error)
+            variance = np.maximum((posterior.variance + posterior.noise) / scale[known] ** 2, 1e-12)
+            errors = (posterior.mean - losses[out][:, known]) / scale[known]
+            error[k][np.ix_(out, known)] = errors
+            density[k][np.ix_(out, known)] = -0.5 * (np.log(2 * math.pi * variance) + errors**2 / variance)
+    # All surrogates are judged by the same observations.
+    lost = np.isnan(density).any(axis=0)
+    density[:, lost] = error[:, lost] = np.nan
+    return HeldOut(tuple(surrogates), density, error, fold)
 
 
 def stacking_weights(density: Array, prior: float = 1.0, iterations: int = 100) -> Array:
