@@ -17,6 +17,7 @@ from regmix_active.cli.benchmark import command as benchmark
 from regmix_active.compare import methods
 from regmix_active.config.schema import RecommendConfig
 from regmix_active.errors import ConfigError, RegmixActiveError
+from regmix_active.strategies import registry
 from regmix_active.study.table import RunTable
 from tests.compare.replays import formula_table
 
@@ -53,6 +54,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _here(files: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files)
     monkeypatch.setenv("REGMIX_ACTIVE_CACHE", str(cache))
+    # A file's strategy registers itself; that must end with the test.
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     monkeypatch.setattr(methods, "RecommendConfig", lambda: RecommendConfig(simulations=2000))
 
 

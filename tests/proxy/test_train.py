@@ -118,7 +118,7 @@ def test_a_broken_proxy_leaves_its_neighbours_alone(
 
 
 def test_a_proxy_worse_than_knowing_nothing_diverged(source: TokenSource, tiny_proxy: ProxyConfig) -> None:
-    wild = tiny_proxy.model_copy(update={"learning_rate": 3.0, "tokens": 1_280, "final_learning_rate": 1.0})
+    wild = tiny_proxy.model_copy(update={"learning_rate": 10.0, "tokens": 1_280, "final_learning_rate": 1.0})
     (result,) = train_stack(source, wild, requests(1))
     assert result.failure is not None
     assert "mean validation loss" in result.failure
