@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 
 @contextlib.contextmanager
@@ -17,9 +18,15 @@ def one_thread() -> Iterator[None]:
     time, and several times as long on a busy machine.
     """
     threads = torch.get_num_threads()
-    with threadpool_limits(1):
+    with _libraries().limit(limits=1):
         torch.set_num_threads(1)
         try:
             yield
         finally:
             torch.set_num_threads(threads)
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """The libraries with threads that are loaded; looking for them takes milliseconds, which small computations would feel."""
+    return ThreadpoolController()

@@ -40,14 +40,20 @@ class Posterior:
     """
 
     def __init__(
-        self, mean: Array, variance: Array, rows: Callable[[int], Array], noise: Array, correlation: Array | None = None
+        self,
+        mean: Array,
+        variance: Array,
+        rows: Callable[[NDArray[np.intp]], Array],
+        noise: Array,
+        correlation: Array | None = None,
     ) -> None:
         """Describe the belief.
 
         Args:
             mean: Shape ``(q, m)``.
             variance: Of the noise-free losses, shape ``(q, m)``.
-            rows: Posterior covariance of mixture i with all q, as a function i → ``(q, m)``.
+            rows: Posterior covariance of some mixtures with all q, as a function of their indices ``(r,)`` → ``(r, q, m)``; many
+                at once cost little more than one.
             noise: Observation noise variance per loss, shape ``(m,)``.
             correlation: Between the losses' errors, shape ``(m, m)``; default: none.
         """
@@ -65,19 +71,21 @@ class Posterior:
 
     def covariance(self, i: int) -> Array:
         """Covariance of the losses at mixture `i` with those at all q mixtures, shape ``(q, m)``."""
-        cross = self.unconditioned(i)
+        cross = self.unconditioned(np.array([i]))[0]
         for row in self.updates:
             cross = cross - row[i] * row
         return cross
 
-    def unconditioned(self, i: int) -> Array:
-        """:meth:`covariance` before any conditioning."""
-        return self._rows_of(i)
+    def unconditioned(self, rows: NDArray[np.intp]) -> Array:
+        """Covariance of some mixtures with all q before any conditioning, shape ``(r, q, m)``."""
+        return self._rows_of(rows)
 
     def joint(self) -> Array:
         """Covariance between all mixtures, shape ``(m, q, q)``: for some hundred of them."""
-        rows = np.stack([self.covariance(i) for i in range(len(self.mean))])
-        return np.ascontiguousarray(rows.transpose(2, 0, 1))
+        together = np.ascontiguousarray(self.unconditioned(np.arange(len(self.mean))).transpose(2, 0, 1))
+        for row in self.updates:
+            together -= row.T[:, :, None] * row.T[:, None]
+        return together
 
     def condition(self, i: int) -> None:
         """Account for a proxy that will train at mixture `i`: its expected losses are believed, the variance shrinks.

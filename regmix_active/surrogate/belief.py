@@ -75,8 +75,8 @@ class TargetPosterior:
     def _covariance(self, rows: NDArray[np.intp]) -> Array:
         variance, squares = self._posterior.variance, self._weights**2
         # A strategy asks for the same rows after every choice of a batch.
-        for i in set(rows.tolist()) - set(self._rows):
-            self._rows[i] = (self._posterior.unconditioned(i) @ squares)[: self._q]
+        if new := sorted(set(rows.tolist()) - set(self._rows)):
+            self._rows.update(zip(new, (self._posterior.unconditioned(np.array(new)) @ squares)[:, : self._q], strict=True))
         cross = np.stack([self._rows[i] for i in rows.tolist()])
         for update in self._posterior.updates:
             cross -= (update[rows] * squares) @ update[: self._q].T

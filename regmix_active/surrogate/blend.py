@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regmix_active.surrogate.base import Array, Posterior
 
@@ -23,9 +24,10 @@ def blend(posteriors: Sequence[Posterior], weights: Array) -> Posterior:
     apart = means - mean
     variance = np.einsum("km,kqm->qm", weights, np.stack([posterior.variance for posterior in posteriors]) + apart**2)
 
-    def rows(i: int) -> Array:
-        within = np.stack([posterior.covariance(i) for posterior in posteriors])
-        together: Array = np.einsum("km,kqm->qm", weights, within + apart[:, i : i + 1] * apart)
+    def rows(some: NDArray[np.intp]) -> Array:
+        together = np.zeros((len(some), *mean.shape))
+        for share, posterior, away in zip(weights, posteriors, apart, strict=True):
+            together += share * (posterior.unconditioned(some) + away[some, None] * away)
         return together
 
     noise = np.einsum("km,km->m", weights, np.stack([posterior.noise for posterior in posteriors]))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from regmix_active.surrogate.base import Array, Paths, Posterior, Surrogate, check_observations
@@ -109,12 +109,12 @@ class GaussianProcess(Surrogate):
 
     def _belief(self, part: ExactProcesses, mixtures: Array) -> Posterior:
         """The belief under one prior, in nats."""
-        mean, variance, row = part.moments(mixtures)
+        mean, variance, covariance = part.moments(mixtures)
         scale = self._scale
 
-        def rows(i: int) -> Array:
+        def rows(some: NDArray[np.intp]) -> Array:
             with one_thread(), torch.no_grad():
-                return row(i) * scale**2
+                return covariance(some) * scale**2
 
         return Posterior(mean * scale + self._centre, variance * scale**2, rows, self.noise_variance, self._correlation)
 

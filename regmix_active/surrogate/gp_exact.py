@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from regmix_active.surrogate.base import Array
@@ -73,8 +74,8 @@ class ExactProcesses:
                 result[start : start + len(Z), j] = alpha[j] @ unit_matern(inputs[j], Z / lengthscale[j])
         return result + self.hyper.constant.numpy()
 
-    def moments(self, mixtures: Array) -> tuple[Array, Array, Callable[[int], Array]]:
-        """Means ``(q, m)``, variances ``(q, m)`` and rows of the covariance, i → ``(q, m)``; standardised [1]."""
+    def moments(self, mixtures: Array) -> tuple[Array, Array, Callable[[NDArray[np.intp]], Array]]:
+        """Means ``(q, m)``, variances ``(q, m)`` and covariances of some with all, ``(r,)`` → ``(r, q, m)``; standardised [1]."""
         n, m = self._shape
         Z = self._scaled(torch.from_numpy(mixtures))
         q = Z.shape[1]
@@ -88,14 +89,14 @@ class ExactProcesses:
                 held[:, :, rows] = V.numpy()
         cache = [held] if held is not None else []
 
-        def row(i: int) -> Array:
+        def covariance(rows: NDArray[np.intp]) -> Array:
             if not cache:
                 cache.append(np.concatenate([V.float().numpy() for _, _, V in self._solved(Z)], axis=2))
-            prior = self._kernel(Z[:, i : i + 1], Z)[:, 0].numpy()
-            result: Array = (prior - np.matmul(cache[0][:, None, :, i], cache[0])[:, 0]).T
-            return result
+            (V,) = cache
+            prior = self._kernel(Z[:, torch.from_numpy(rows)], Z).numpy()
+            return (prior - V[:, :, rows].transpose(0, 2, 1) @ V).transpose(1, 2, 0)
 
-        return mean, variance, row
+        return mean, variance, covariance
 
     def weighed(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances ``(q, m)`` as differentiable functions of the weights `X`, shape ``(q, d)``."""

@@ -16,7 +16,7 @@ import math
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from regmix_active.surrogate.base import Array, Paths, Posterior, Surrogate, check_observations
 from regmix_active.surrogate.calibration import err_together
@@ -66,8 +66,9 @@ class LightGBM(Surrogate):
         leaves = [process.forest.leaves(mixtures) for process in processes]
         variance = np.column_stack([process.variance(own) for process, own in zip(processes, leaves, strict=True)])
 
-        def rows(i: int) -> Array:
-            return np.column_stack([process.covariance(own, i) for process, own in zip(processes, leaves, strict=True)])
+        def rows(some: NDArray[np.intp]) -> Array:
+            known = list(zip(processes, leaves, strict=True))
+            return np.stack([[process.covariance(own, int(i)) for process, own in known] for i in some]).transpose(0, 2, 1)
 
         return Posterior(self.predict(mixtures), variance, rows, self.noise_variance, self._correlation)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from regmix_active.surrogate.base import Array, Paths, Posterior, Surrogate, check_observations
 from regmix_active.surrogate.calibration import err_together
@@ -109,8 +109,8 @@ class LogLinear(Surrogate):
         """Expected losses with the covariance that their parameters give them; see :meth:`Surrogate.posterior`."""
         factors = [one.factors(mixtures) for one in self._laws]
 
-        def rows(i: int) -> Array:
-            return np.column_stack([own @ own[i] for own in factors])
+        def rows(some: NDArray[np.intp]) -> Array:
+            return np.stack([own[some] @ own.T for own in factors], axis=2)
 
         variance = np.column_stack([(own**2).sum(axis=1) for own in factors])
         return Posterior(self.predict(mixtures), variance, rows, self.noise_variance, self._correlation)

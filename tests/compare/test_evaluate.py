@@ -39,7 +39,9 @@ class Linear(Surrogate):
 
     def posterior(self, mixtures: Array) -> Posterior:
         mean = self.predict(mixtures)
-        return Posterior(mean, np.full(mean.shape, 0.01), lambda i: np.zeros(mean.shape), np.full(mean.shape[1], 0.01))
+        return Posterior(
+            mean, np.full(mean.shape, 0.01), lambda rows: np.zeros((len(rows), *mean.shape)), np.full(mean.shape[1], 0.01)
+        )
 
 
 class Broken(Linear):

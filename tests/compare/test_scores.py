@@ -15,7 +15,7 @@ from regmix_active.surrogate.base import Array, Posterior
 
 
 def belief(mean: Array, variance: Array, noise: Array, correlation: Array | None = None) -> Posterior:
-    return Posterior(mean, variance, lambda i: np.zeros_like(variance), noise, correlation)
+    return Posterior(mean, variance, lambda rows: np.zeros((len(rows), *variance.shape)), noise, correlation)
 
 
 def test_calibrated_belief_has_its_nominal_coverage_and_likelihood() -> None:

@@ -41,7 +41,7 @@ class Known(Surrogate):
 
     def posterior(self, mixtures: Array) -> Posterior:
         joint = (mixtures * self.std**2) @ mixtures.T
-        return Posterior(self.predict(mixtures), np.diag(joint)[:, None], lambda i: joint[i][:, None], np.array([NOISE**2]))
+        return Posterior(self.predict(mixtures), np.diag(joint)[:, None], lambda rows: joint[rows][..., None], np.array([NOISE**2]))
 
 
 def believed(history: History, surrogate: Surrogate, candidates: Array) -> TargetBelief:

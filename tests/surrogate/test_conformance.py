@@ -62,7 +62,10 @@ class _Sound(Surrogate):
         cross = _kernel(mixtures, self._X)
         joint = np.stack([_kernel(mixtures, mixtures) - cross @ inverse @ cross.T for inverse in self._root])
         return Posterior(
-            self.predict(mixtures), np.einsum("mqq->qm", joint), lambda i: joint[:, i].T.copy(), np.full(self._m, 0.01)
+            self.predict(mixtures),
+            np.einsum("mqq->qm", joint),
+            lambda rows: joint[:, rows].transpose(1, 2, 0),
+            np.full(self._m, 0.01),
         )
 
     def gradients(self, mixtures: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
@@ -155,7 +158,7 @@ class _Single(_Sound):
 class _Askew(_Sound):
     def posterior(self, mixtures: Array) -> Posterior:
         sound = super().posterior(mixtures)
-        return Posterior(sound.mean, 2 * sound.variance, sound.covariance, sound.noise)
+        return Posterior(sound.mean, 2 * sound.variance, sound.unconditioned, sound.noise)
 
 
 class _Forgetful(_Sound):
@@ -172,9 +175,8 @@ class _Leaking(_Sound):
 
     def posterior(self, mixtures: Array) -> Posterior:
         sound = super().posterior(mixtures)
-        return Posterior(
-            sound.mean, sound.variance, lambda i: len(self._X) / 40 * sound.covariance(i), sound.noise, sound.correlation
-        )
+        rows = sound.unconditioned
+        return Posterior(sound.mean, sound.variance, lambda some: len(self._X) / 40 * rows(some), sound.noise, sound.correlation)
 
 
 class _Narrow(_Sound):

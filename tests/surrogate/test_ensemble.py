@@ -42,7 +42,12 @@ class Line(Surrogate):
 
     def posterior(self, mixtures: Array) -> Posterior:
         q, m = len(mixtures), len(self._noise)
-        return Posterior(self.predict(mixtures), np.full((q, m), 1e-4), lambda i: 1e-4 * np.eye(q)[:, [i] * m], self._noise)
+        return Posterior(
+            self.predict(mixtures),
+            np.full((q, m), 1e-4),
+            lambda rows: 1e-4 * np.repeat(np.eye(q)[rows][..., None], m, axis=2),
+            self._noise,
+        )
 
     def paths(self, n: int, rng: np.random.Generator) -> Paths:
         return lambda mixtures: np.broadcast_to(self.predict(mixtures), (n, len(mixtures), len(self._noise)))
@@ -104,7 +109,9 @@ def test_a_blend_is_the_mixture_of_its_parts() -> None:
     weights = np.array([[0.3, 0.8], [0.7, 0.2]])
 
     def part(k: int) -> Posterior:
-        return Posterior(means[k], np.einsum("mqq->qm", joint[k]), lambda i: joint[k][:, i].T.copy(), np.full(2, 0.1))
+        return Posterior(
+            means[k], np.einsum("mqq->qm", joint[k]), lambda rows: joint[k][:, rows].transpose(1, 2, 0), np.full(2, 0.1)
+        )
 
     mixed = blend([part(0), part(1)], weights)
     for j in range(2):

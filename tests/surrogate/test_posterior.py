@@ -34,7 +34,9 @@ class Textbook:
         L = np.linalg.cholesky(inside + self.noise[:, None, None] * np.eye(n))
         V = np.linalg.solve(L, cross)
         after = outside - V.transpose(0, 2, 1) @ V
-        return Posterior(self.mean.copy(), np.einsum("mqq->qm", after), lambda i: after[:, i].T, self.noise, correlation)
+        return Posterior(
+            self.mean.copy(), np.einsum("mqq->qm", after), lambda rows: after[:, rows].transpose(1, 2, 0), self.noise, correlation
+        )
 
     def covariance(self, seen: list[int]) -> Array:
         """Posterior covariance of the q points after noisy observations at the training points and at `seen`, shape (m, q, q)."""
@@ -78,7 +80,7 @@ def test_variance_is_the_covariances_diagonal_and_only_shrinks() -> None:
 
 
 def test_certainty_does_no_harm() -> None:
-    zero = Posterior(np.zeros((3, 2)), np.zeros((3, 2)), lambda i: np.zeros((3, 2)), np.zeros(2))
+    zero = Posterior(np.zeros((3, 2)), np.zeros((3, 2)), lambda rows: np.zeros((len(rows), 3, 2)), np.zeros(2))
     zero.condition(1)
     assert np.isfinite(zero.variance).all()
     assert (zero.variance == 0).all()
