@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file under another name, flush it to the disk and rename it into place."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file under another name, flush it to the disk and rename it into place. Text becomes UTF-8."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         # Temporary files are private; what is left is as readable as the folder's other files.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from regmix_active.proxy.base import ProxyResult
+
+if TYPE_CHECKING:
+    from regmix_active.recommend.simulate import Recommendation
 
 
 class Observer:
@@ -33,10 +38,13 @@ class Observer:
             proposer: What chose the mixtures.
         """
 
+    def on_recommendation(self, found: Recommendation) -> None:
+        """The search has its answer; results that follow belong to a verification."""
+
     def on_result(self, result: ProxyResult, value: float | None) -> None:
         """A result is recorded.
 
         Args:
             result: Losses, or the failure.
-            value: Its target, nats per token; None for a failure.
+            value: Its target, nats per token; None for a failure, and for a proxy that was stopped early.
         """

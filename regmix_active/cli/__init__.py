@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 from types import FrameType
 from typing import NoReturn
@@ -19,7 +20,7 @@ VERBS = {
     "recommend": "Answer again from a run's study: another k or target, no training.",
     "verify": "Train the found mixture and its rivals with fresh seeds.",
     "evaluate": "How well surrogates predict recorded runs: yours, RegMix's, Olmix's.",
-    "benchmark": "Replay recorded runs: how many runs each strategy needs, against RegMix, CLIMB, TPE.",
+    "benchmark": "Measure against rivals: the search (replayed runs), the swarm's speed, the proxy's noise.",
     "strategies": "The strategies that can choose the next mixtures, with their options.",
     "doctor": "What this machine has, and what a run would cost on it.",
     "init": "Write a commented configuration for your own text.",
@@ -33,23 +34,31 @@ class Terminated(KeyboardInterrupt):
 
 
 class Verbs(click.Group):
-    """Loads a verb's module on use, so that ``--help`` costs nothing."""
+    """Loads a verb's module on use, so that ``--help`` costs nothing.
+
+    Attributes:
+        verbs: What each verb is for, in the order in which a user meets them.
+        module: Where a verb's ``command`` is; its name is filled in.
+    """
+
+    verbs: Mapping[str, str] = VERBS
+    module = "regmix_active.cli.{}"
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the verbs in the order in which a user meets them."""
-        return list(VERBS)
+        """Return the verbs in their order."""
+        return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the verb's module and return its command."""
-        if cmd_name not in VERBS:
+        if cmd_name not in self.verbs:
             return None
-        command: click.Command = import_module(f"regmix_active.cli.{cmd_name}").command
+        command: click.Command = import_module(self.module.format(cmd_name)).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl(list(self.verbs.items()))
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})

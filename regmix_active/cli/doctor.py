@@ -24,8 +24,9 @@ def command(config: str, budget: int | None) -> None:
 
     from regmix_active.config.load import load_config
     from regmix_active.corpus.build import build_store, default_cache_dir
+    from regmix_active.corpus.fit import check_fit
     from regmix_active.execution.local import local_devices, usable_cores
-    from regmix_active.proxy.calibrate import proxy_seconds
+    from regmix_active.proxy.planner import measured, plan_swarm
     from regmix_active.proxy.runner import mixed_domains
     from regmix_active.report.folder import versions
     from regmix_active.strategies import load_strategy
@@ -54,19 +55,23 @@ def command(config: str, budget: int | None) -> None:
         corpus.add_row(escape(name), f"{train:,}", f"{validation:,}", f"{share:.1%}", alone)
     screen.print(corpus)
     # What a run would refuse is refused here too.
+    if (warning := check_fit(loaded, store)) is not None:
+        screen.print(f"[yellow]note:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     mixed_domains(store.domains, loaded.score_only)
     Target.parse(loaded.target, store.domains)
     load_strategy(loaded.search.strategy, loaded.search.strategy_options)
     devices = local_devices(loaded.execution.workers)
-    with screen.status("training one stack for a moment"):
-        seconds = proxy_seconds(store, loaded.proxy, loaded.execution.stack, devices[0])
+    with screen.status("training stacks for a moment"):
+        plan = measured(plan_swarm(store, loaded.proxy, loaded.execution, devices, wanted), store, loaded.proxy, devices[0])
+    seconds = plan.seconds(loaded.proxy)
     minutes = wanted * seconds / len(devices) / 60
     duration = f"{minutes:.1f} minutes" if minutes >= 1 else f"{60 * minutes:.0f} seconds"
     kind = "core" if devices[0] == "cpu" else "GPU"
     workers = f"{len(devices)} worker{'s' if len(devices) > 1 else ''}"
     screen.print(
-        f"one proxy: {seconds:.1f} s on one {kind} ({loaded.proxy.tokens:,} tokens, stacks of {loaded.execution.stack})\n"
-        f"{wanted} proxies on {workers}: about [bold]{duration}[/] of training, and up to a fifth more for the rest",
+        f"one proxy: {seconds:.1f} s on one {kind} ({loaded.proxy.tokens:,} tokens, stacks of {plan.stack}, {plan.training.mode})\n"
+        f"{wanted} proxies on {workers}: about [bold]{duration}[/] of training, and up to a fifth more for the rest\n"
+        f"plan: {'; '.join(plan.reasons)}",
         highlight=False,
         soft_wrap=True,
     )

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from regmix_active.cli.common import absolute_storage, console, given, parse_target
+from regmix_active.cli.launch import driving, tracked
+
+if TYPE_CHECKING:
+    from regmix_active.config.load import LoadedConfig
+    from regmix_active.execution.ranks import Member
 
 
 @click.command()
@@ -20,6 +26,12 @@ from regmix_active.cli.common import absolute_storage, console, given, parse_tar
 @click.option("--strategy", metavar="NAME|FILE.py:CLASS", help="Chooses the mixtures. A file named here is executed.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
 @click.option("--workers", type=click.IntRange(min=0), help="Worker processes; 0: one per GPU or CPU core.")
+@click.option(
+    "--accelerate-config",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="What `accelerate config` wrote: devices, precision, FSDP, several nodes.",
+)
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key, such as proxy.tokens=400000. Repeatable."
 )
@@ -35,6 +47,7 @@ def command(
     strategy: str | None,
     seed: int | None,
     workers: int | None,
+    accelerate_config: Path | None,
     settings: tuple[str, ...],
     prove: bool,
 ) -> None:
@@ -47,6 +60,7 @@ def command(
       regmix-active run --budget 64 --verify
       regmix-active run --config mine.yaml --budget 128 --target books
       regmix-active run --strategy my_strategy.py:Curious
+      regmix-active run --accelerate-config cluster.yaml      (on every node; or: accelerate launch -m regmix_active run)
     """
     from regmix_active.config.load import load_config, parse_override
 
@@ -65,18 +79,26 @@ def command(
             "search.strategy": strategy,
             "seed": seed,
             "execution.workers": workers,
+            "execution.accelerate_config": None if accelerate_config is None else str(accelerate_config.absolute()),
         }
     )
     loaded = load_config(config, overrides.items())
 
-    # After the configuration is known to be good: these load torch.
+    folder = out or Path("runs") / loaded.config.name
+    with driving(folder, loaded.config.execution) as member:
+        _search(loaded, folder, member, prove)
+
+
+def _search(loaded: LoadedConfig, folder: Path, member: Member | None, prove: bool) -> None:
+    """Search, print what was found, prove it if asked."""
+    # Late: these load torch, and the ranks of a launch that only train need none of them.
     from regmix_active.report.console import LiveView, mixture_table, prediction_table
     from regmix_active.search.active import ActiveSearch
     from regmix_active.study.storage import public_url
 
     screen = console()
-    with LiveView(screen) as view:
-        search = ActiveSearch(loaded, out=out, observer=view)
+    with LiveView(screen) as view, tracked(loaded.config, folder, view) as observer:
+        search = ActiveSearch(loaded, out=folder, observer=observer, member=member)
         screen.print(f"study {loaded.config.name} in {public_url(search.storage)}", markup=False, highlight=False, soft_wrap=True)
         try:
             found = search.run()
@@ -88,6 +110,7 @@ def command(
                 soft_wrap=True,
             )
             raise
+        observer.on_recommendation(found)
     screen.print(mixture_table(found), prediction_table(found), sep="\n")
     left = f"mixture: {search.folder.mixture}\nproxies: {search.folder.trials}\npicture: {search.folder.summary}"
     screen.print(left, markup=False, highlight=False, soft_wrap=True)

@@ -31,10 +31,14 @@ def command(run: Path, storage: str | None) -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("study", escape(f"{record.study.study_name} in {public_url(search.storage)}"))
     budget = loaded.config.search.budget
-    states = ", ".join(
-        f"{record.count(state)} {word}"
-        for state, word in ((TrialState.COMPLETE, "completed"), (TrialState.RUNNING, "planned"), (TrialState.FAIL, "failed"))
-    )
+    words = {
+        TrialState.COMPLETE: "completed",
+        TrialState.PRUNED: "stopped early",
+        TrialState.RUNNING: "planned",
+        TrialState.FAIL: "failed",
+    }
+    counts = {word: record.count(state) for state, word in words.items()}
+    states = ", ".join(f"{count} {word}" for word, count in counts.items() if count or word != "stopped early")
     table.add_row("proxies", f"{states}; the budget is {budget}")
     table.add_row("rounds", str(len(record.rounds())))
     table.add_row("time", str(duration(record.trials())).split(".")[0])
@@ -43,7 +47,7 @@ def command(run: Path, storage: str | None) -> None:
         table.add_row("best trained", f"{history.values.min():.4f} nats per token (slot {history.slots[history.best]})")
         table.add_row("its mixture", escape(shares_text(history.space.as_dict(history.mixtures[history.best]))))
     again = f"regmix-active run --config {search.folder.config} --out {run}"
-    if (missing := budget - len(history)) > 0:
+    if (missing := budget - counts["completed"] - counts["stopped early"]) > 0:
         following = f"{missing} proxies missing: {again}"
     elif search.folder.mixture.is_file():
         following = f"done; the mixture is in {search.folder.mixture}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from regmix_active.cli.common import console, load_run, run_argument, storage_option
+from regmix_active.cli.launch import driving
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,11 +31,12 @@ def command(run: Path, storage: str | None, seeds: int | None, workers: int | No
     from regmix_active.search.active import ActiveSearch
 
     loaded = load_run(run, {"study.storage": storage, "verify.seeds": seeds, "execution.workers": workers})
-    search = ActiveSearch(loaded, out=run)
-    screen = console()
-    with screen.status("reading the study"):
-        found = search.answer()
-    show_verification(search, found, screen)
+    with driving(run, loaded.config.execution) as member:
+        search = ActiveSearch(loaded, out=run, member=member)
+        screen = console()
+        with screen.status("reading the study"):
+            found = search.answer()
+        show_verification(search, found, screen)
 
 
 def show_verification(search: ActiveSearch, found: Recommendation, screen: Console) -> None:

@@ -47,6 +47,19 @@ def preset_text(name: str) -> str:
     return (resources.files("regmix_active.configs") / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+def load_preset(name: str) -> RunConfig:
+    """One preset by name; a file of that name does not matter.
+
+    Raises:
+        ConfigError: If there is no such preset.
+    """
+    if name not in presets():
+        close = difflib.get_close_matches(name, presets(), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"presets are: {', '.join(presets())}"
+        raise ConfigError(f"--preset {name}: no such preset; {hint}")
+    return RunConfig.model_validate(YAML(typ="safe", pure=True).load(preset_text(name)))
+
+
 def load_config(source: str | Path = "embedded", overrides: Iterable[tuple[str, Any]] = ()) -> LoadedConfig:
     """Load a configuration.
 
@@ -106,7 +119,13 @@ def _absolute_paths(config: RunConfig, base_dir: Path) -> RunConfig:
     file = corpus.tokenizer.file
     tokenizer = corpus.tokenizer.model_copy(update={"file": _absolute(file, base_dir)})
     search = config.search.model_copy(update={"strategy": _absolute_strategy(config.search.strategy, base_dir)})
-    config = config.model_copy(update={"search": search})
+    execution, proxy = config.execution, config.proxy
+    if (launch := execution.accelerate_config) is not None:
+        execution = execution.model_copy(update={"accelerate_config": _absolute_path(launch, base_dir)})
+    # A folder or a file beside the configuration; what is not there is a name of the hub.
+    if proxy.hf is not None and (local := base_dir / Path(proxy.hf).expanduser()).exists():
+        proxy = proxy.model_copy(update={"hf": str(local)})
+    config = config.model_copy(update={"search": search, "execution": execution, "proxy": proxy})
     return config.model_copy(update={"corpus": corpus.model_copy(update={"domains": domains, "tokenizer": tokenizer})})
 
 

@@ -60,6 +60,18 @@ class TokenizerConfig(Section):
     file: str | None = None
     """Instead of training one: a `tokenizer.json` of the `tokenizers` library, relative to the configuration file."""
 
+    proxy_vocab_size: Annotated[int, Field(ge=300, le=65_535)] | None = None
+    """With `file`, the tokenizer of the model that the mixture is for: proxies train on a BPE of so many tokens instead, which is
+    trained on the same text. Weights remain shares of the tokens of `file`; a small vocabulary makes small proxies much faster."""
+
+    @model_validator(mode="after")
+    def _two_tokenizers(self) -> Self:
+        if self.proxy_vocab_size is not None and self.file is None:
+            raise ValueError(
+                "proxy_vocab_size is for a tokenizer of your own: add `file`, or set `vocab_size` to the size that you want instead"
+            )
+        return self
+
 
 class CorpusConfig(Section):
     """The text: which domains, how it is split and tokenised."""
@@ -110,8 +122,21 @@ class ProxyConfig(Section):
     heads: Positive = 2
     """Attention heads; divides `width` into even head sizes."""
 
+    kv_heads: Positive | None = None
+    """Heads of keys and values, each shared by a group of attention heads (grouped-query attention); default: one per head."""
+
     ffn: Positive = 96
     """Hidden size of the SwiGLU feed-forward layer."""
+
+    tied_embeddings: bool = True
+    """Use the embedding as the output head, too. Llama-like models of billions of parameters do not."""
+
+    rotary_base: Annotated[float, Field(gt=1)] = 10_000.0
+    """Base of the rotary positions."""
+
+    hf: str | None = None
+    """Instead of the decoder above: a causal language model of `transformers`, by the hub name or the folder of its configuration,
+    trained from scratch (`pip install regmix-active[hf]`). Its shape replaces the keys above; it trains one proxy at a time."""
 
     context: Annotated[int, Field(ge=8)] = 64
     """Tokens in a training block."""
@@ -123,8 +148,9 @@ class ProxyConfig(Section):
     """Training tokens of one proxy."""
 
     embedding_std: Annotated[float, Field(gt=0)] = 0.25
-    """Standard deviation of the initial embedding, which is also the output head. Short trainings at a high learning rate want it
-    large: at the customary 0.02 the default proxy ends 0.2 nats higher, and four times as noisy between seeds."""
+    """Standard deviation of the initial embedding, which is also the output head where they are tied. Short trainings at a high
+    learning rate want it large: at the customary 0.02 the default proxy ends 0.2 nats higher, and four times as noisy between
+    seeds."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1.6e-2
     """Peak learning rate (AdamW)."""
@@ -153,8 +179,20 @@ class ProxyConfig(Section):
     common_random_numbers: bool = True
     """Train all proxies of a study from the same initial weights and block order, so that their losses differ by mixture only."""
 
+    domain_draws: Literal["low-discrepancy", "independent"] = "low-discrepancy"
+    """How blocks draw their domains: spread as evenly as the mixture allows, or independently, as most data loaders do."""
+
+    curve: Annotated[int, Field(ge=0, le=16)] = 3
+    """Points of the learning curve besides the end: losses after a half, a quarter, an eighth ... of the steps, on an eighth of the
+    validation tokens."""
+
+    trunk_tokens: Annotated[int, Field(ge=0)] = 0
+    """Train one shared trunk on the uniform mixture for so many tokens first, and start every proxy from it; 0: from scratch."""
+
     @model_validator(mode="after")
     def _shape(self) -> Self:
+        if self.heads % (self.kv_heads or self.heads):
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads}): each serves a group of heads")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 2 x heads ({2 * self.heads}): rotary heads have even size")
         if self.tokens < self.context * self.batch_size:
@@ -163,14 +201,36 @@ class ProxyConfig(Section):
 
 
 class ExecutionConfig(Section):
-    """Where proxies train."""
+    """Where and how proxies train. Nothing here changes what a loss means, only its last digits."""
 
     workers: Annotated[int, Field(ge=0)] = 0
     """Worker processes, one thread each on CPU; 0 means one per GPU, or one per CPU core."""
 
-    stack: Positive = 2
-    """Proxies that one worker trains at once as one stacked model. More of them save little on a CPU core and leave cores idle in
-    small rounds; a GPU wants many."""
+    parallel: Literal["auto", "task", "data"] = "auto"
+    """`task`: every device trains proxies of its own. `data`: all devices train each proxy together (DDP, or FSDP by
+    `accelerate_config`). `auto`: `data` only for a proxy that does not fit one device."""
+
+    stack: Positive | Literal["auto"] = "auto"
+    """Proxies that one worker trains at once as one stacked model; `auto`: by free memory and a short calibration."""
+
+    micro_batch: Positive | Literal["auto"] = "auto"
+    """Blocks of one proxy per forward pass (gradient accumulation); `auto`: the whole batch, or what memory allows."""
+
+    mode: Literal["auto", "eager", "compile", "cuda-graph"] = "auto"
+    """How steps run: as they are, by `torch.compile`, or as a CUDA graph; `auto`: the fastest for the work at hand, compiling
+    included."""
+
+    mixed_precision: Literal["auto", "no", "bf16"] = "auto"
+    """`bf16`: products in bfloat16, everything kept in float32; `auto`: on GPUs that have it."""
+
+    accelerate_config: str | None = None
+    """A file that `accelerate config` wrote: devices, precision, FSDP, several nodes. Default: this machine's devices."""
+
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """A job that trains for longer saves its state so often, and resumes at that step; 0: never."""
+
+    log_with: tuple[str, ...] = ()
+    """Trackers that get every result, by Accelerate's names: `tensorboard`, `wandb`, `mlflow`, `aim`, `comet_ml` ..."""
 
 
 class SearchConfig(Section):
@@ -198,6 +258,13 @@ class SearchConfig(Section):
     surrogate: str = "gp"
     """What predicts losses from mixtures: `gp` (Gaussian process), `lightgbm` (RegMix's), `log-linear` (a data mixing law),
     `ensemble` (all three, by held-out likelihood) or `auto` (whichever predicts held-out proxies best, and why)."""
+
+    replicates: Positive = 1
+    """Proxies per mixture, each with seeds of its own; all of them count towards the budget."""
+
+    pruner: Literal["none", "median", "asha", "hyperband"] = "none"
+    """After the initial design, end hopeless proxies early, by one of Optuna's pruners at the points of the learning curve
+    (`proxy.curve`). They count towards the budget, with the losses that finished proxies of such a curve ended at."""
 
     max_failures: Positive = 8
     """End the search after so many proxies that diverged or crashed in a row."""

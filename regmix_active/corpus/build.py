@@ -49,7 +49,10 @@ LEAST_TRAIN_BYTES = 2_000
 """A domain needs at least so much training text, bytes."""
 
 TOKENIZER_BYTES = 4_000_000
-"""Text that the tokenizer is trained on, bytes over all domains."""
+"""Text that the tokenizer is trained on at least, bytes over all domains."""
+
+TOKENIZER_BYTES_PER_TOKEN = 400
+"""And for each token of a large vocabulary: rare merges of little text would be chance."""
 
 _PIECE_BYTES = 20_000
 _BATCH_BYTES = 2_000_000
@@ -170,15 +173,11 @@ def _build(config: CorpusConfig, base_dir: Path, digest: str, temporary: Path, r
     pools = dict(_read_pools(config, base_dir, temporary, report))
     split = split_documents({name: pool.spool.sizes() for name, pool in pools.items()}, config.validation_share)
     with quiet_parallelism():
-        if config.tokenizer.file is not None:
-            tokenizer = CorpusTokenizer.load(base_dir / config.tokenizer.file)
-        else:
-            report(f"training a tokenizer of {config.tokenizer.vocab_size:,} tokens")
-            tokenizer = CorpusTokenizer.train(_tokenizer_texts(pools, split), config.tokenizer.vocab_size)
+        tokenizer, target = _tokenizers(config, base_dir, pools, split, report)
         records = []
         for index, (name, pool) in enumerate(pools.items()):
             report(f"encoding {name}: {len(pool.spool):,} documents, {pool.spool.bytes:,} bytes")
-            records.append(_write_domain(folder, index, name, pool, split, tokenizer, config.max_document_bytes))
+            records.append(_write_domain(folder, index, name, pool, split, tokenizer, target, config.max_document_bytes))
     saved = tokenizer.to_json().encode()
     (folder / TOKENIZER).write_bytes(saved)
     manifest = Manifest(
@@ -214,9 +213,27 @@ def _read_pools(config: CorpusConfig, base_dir: Path, temporary: Path, report: P
             report(f"{name}: {skipped.count:,} broken lines skipped, the first: {skipped.first[0]}")
 
 
-def _tokenizer_texts(pools: Mapping[str, _Pool], split: Split) -> Iterator[str]:
+def _tokenizers(
+    config: CorpusConfig, base_dir: Path, pools: Mapping[str, _Pool], split: Split, report: Progress
+) -> tuple[CorpusTokenizer, CorpusTokenizer | None]:
+    """The tokenizer of the proxies, and that of the target model, whose tokens weights are shares of, if it is another."""
+    settings, target = config.tokenizer, None
+    if settings.file is not None:
+        target = CorpusTokenizer.load(base_dir / settings.file)
+        if settings.proxy_vocab_size is None:
+            return target, None
+    wanted = settings.proxy_vocab_size or settings.vocab_size
+    report(f"training a tokenizer of {wanted:,} tokens")
+    most = max(TOKENIZER_BYTES, TOKENIZER_BYTES_PER_TOKEN * wanted)
+    tokenizer = CorpusTokenizer.train(_tokenizer_texts(pools, split, most), wanted)
+    if tokenizer.vocab_size < wanted:
+        report(f"the text gives only {tokenizer.vocab_size:,} of the {wanted:,} tokens that were asked for")
+    return tokenizer, target
+
+
+def _tokenizer_texts(pools: Mapping[str, _Pool], split: Split, most_bytes: int) -> Iterator[str]:
     """Training text of all domains, the same number of bytes of each as far as it goes."""
-    share = TOKENIZER_BYTES // len(pools)
+    share = most_bytes // len(pools)
     for pool in pools.values():
         left = share
         for digest, text in pool.spool.read():
@@ -235,11 +252,12 @@ def _token_bytes(tokenizer: CorpusTokenizer) -> Literal[2, 4]:
 
 
 class _TokenWriter:
-    """Encodes documents in batches and appends them to one file, hashing as it goes."""
+    """Encodes documents in batches and appends them to one file, hashing as it goes; with a target tokenizer, counts its tokens."""
 
-    def __init__(self, path: Path, tokenizer: CorpusTokenizer, most_bytes: int) -> None:
+    def __init__(self, path: Path, tokenizer: CorpusTokenizer, target: CorpusTokenizer | None, most_bytes: int) -> None:
         self._file = path.open("wb")
-        self._tokenizer = tokenizer
+        self._tokenizer, self._target = tokenizer, target
+        self.target_tokens = 0
         self._most_bytes = most_bytes
         self._dtype = np.dtype(f"<u{_token_bytes(tokenizer)}")
         self._hash = hashlib.sha256()
@@ -261,6 +279,8 @@ class _TokenWriter:
         self._hash.update(ids)
         self._file.write(ids)
         self._tokens += len(ids) // self._dtype.itemsize
+        if self._target is not None:
+            self.target_tokens += len(self._target.encode(self._batch))
         self._bytes += self._batch_bytes
         self._batch, self._batch_bytes = [], 0
 
@@ -271,10 +291,17 @@ class _TokenWriter:
 
 
 def _write_domain(
-    folder: Path, index: int, name: str, pool: _Pool, split: Split, tokenizer: CorpusTokenizer, most_bytes: int
+    folder: Path,
+    index: int,
+    name: str,
+    pool: _Pool,
+    split: Split,
+    tokenizer: CorpusTokenizer,
+    target: CorpusTokenizer | None,
+    most_bytes: int,
 ) -> DomainRecord:
-    sides: tuple[Side, Side] = ("train", "validation")
-    writers = [_TokenWriter(folder / token_file(index, side), tokenizer, most_bytes) for side in sides]
+    sides: tuple[tuple[Side, CorpusTokenizer | None], ...] = (("train", target), ("validation", None))
+    writers = [_TokenWriter(folder / token_file(index, side), tokenizer, counted, most_bytes) for side, counted in sides]
     for digest, text in pool.spool.read():
         for writer, part in zip(writers, split.sides(digest, text), strict=True):
             writer.add(part)
@@ -290,6 +317,7 @@ def _write_domain(
         validation=validation,
         split="tail" if name in split.tail_domains else "document",
         natural_share=0.0,
+        target_tokens=writers[0].target_tokens if target is not None else None,
         duplicates=pool.spool.duplicates,
         skipped=pool.skipped.count,
         first_skipped=tuple(pool.skipped.first),
@@ -300,6 +328,6 @@ def _with_natural_shares(records: list[DomainRecord], config: CorpusConfig) -> t
     """Records with the configured shares, or those of the training tokens, scaled to sum to 1."""
     configured = [domain.natural_share for domain in (config.domains or {}).values()]
     given = [share for share in configured if share is not None]
-    shares = given or [float(record.train.tokens) for record in records]
+    shares = given or [float(record.target_tokens or record.train.tokens) for record in records]
     total = sum(shares)
     return tuple(record.model_copy(update={"natural_share": share / total}) for record, share in zip(records, shares, strict=True))

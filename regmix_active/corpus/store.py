@@ -56,7 +56,10 @@ class DomainRecord(_Record):
     """`document`: whole documents are held out; `tail`: the end of each document, because there are few."""
 
     natural_share: float
-    """Share in the mixture one would use today: the configuration's, or that of the training tokens."""
+    """Share in the mixture one would use today: the configuration's, or that of the training tokens (the target's, if given)."""
+
+    target_tokens: int | None = None
+    """Tokens of the target model's tokenizer in the training text, ends of documents included; None: the store's own tokens are."""
 
     duplicates: int
     """Documents left out because the same text came before in this domain."""
@@ -97,6 +100,27 @@ def token_file(domain: int, side: Side) -> str:
     return f"{domain:04d}-{side}.bin"
 
 
+def convert_shares(
+    weights: NDArray[np.float64], bytes_per_token: NDArray[np.float64], bytes_per_other_token: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Say a mixture in the tokens of another tokenizer, so that it means the same text.
+
+    A share w of tokens is a share of bytes proportional to ``w x bytes per token``, and that a share of the other tokens
+    proportional to ``w x bytes per token / bytes per other token``: where the other tokenizer cuts a domain finer, its share is
+    larger.
+
+    Args:
+        weights: Shares of tokens, shape ``(..., d)``; rows sum to 1.
+        bytes_per_token: Of every domain, shape ``(d,)``.
+        bytes_per_other_token: Likewise, by the other tokenizer.
+
+    Returns:
+        Shares of the other tokens, shape ``(..., d)``; rows sum to 1.
+    """
+    shares = weights * (bytes_per_token / bytes_per_other_token)
+    return np.asarray(shares / shares.sum(axis=-1, keepdims=True))
+
+
 class TokenStore:
     """Tokens of all domains, memory-mapped and read-only.
 
@@ -108,7 +132,7 @@ class TokenStore:
         domains: Names, in the order of every weight vector.
         vocab_size: Number of token ids.
         natural_shares: Mixture one would use today, shape ``(d,)``, sums to 1.
-        fingerprint: Hash of tokens, tokenizer and domain names; equal exactly if proxies would see the same data.
+        fingerprint: Hash of tokens, tokenizer and domain names; equal exactly if a mixture would show proxies the same data.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -188,10 +212,38 @@ class TokenStore:
         side = self.manifest.domains[domain].validation
         return side.bytes / side.tokens
 
+    @property
+    def bytes_per_token(self) -> NDArray[np.float64]:
+        """Bytes of training text per token of the store, shape ``(d,)``."""
+        return np.array([record.train.bytes / record.train.tokens for record in self.manifest.domains])
+
+    @property
+    def bytes_per_weighed_token(self) -> NDArray[np.float64]:
+        """Bytes of training text per token that a weight is a share of, shape ``(d,)``: the target model's, or the store's own."""
+        return np.array([d.train.bytes / (d.target_tokens or d.train.tokens) for d in self.manifest.domains])
+
+    def proxy_weights(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Shares of the store's tokens that a mixture means.
+
+        Args:
+            weights: Shares of the tokens of the target model's tokenizer, shape ``(..., d)``; rows sum to 1.
+
+        Returns:
+            What :func:`~regmix_active.proxy.blocks.plan_blocks` wants, shape ``(..., d)``: the same text in the store's tokens.
+            Without ``corpus.tokenizer.proxy_vocab_size`` both are the same tokens, and the weights are returned as they are.
+        """
+        if all(record.target_tokens is None for record in self.manifest.domains):
+            return weights
+        return convert_shares(weights, self.bytes_per_weighed_token, self.bytes_per_token)
+
     def _map(self, domain: int, side: Side) -> NDArray[np.unsignedinteger]:
         return np.memmap(self.path / token_file(domain, side), dtype=self._dtype, mode="r")
 
 
 def _fingerprint(manifest: Manifest) -> str:
     arrays = [(record.name, record.train.sha256, record.validation.sha256) for record in manifest.domains]
-    return hashlib.sha256(json.dumps([manifest.tokenizer, manifest.token_bytes, arrays]).encode()).hexdigest()
+    seen: list[object] = [manifest.tokenizer, manifest.token_bytes, arrays]
+    targets = [record.target_tokens for record in manifest.domains]
+    if any(tokens is not None for tokens in targets):
+        seen.append(targets)  # the same tokens, but a weight means another share of them
+    return hashlib.sha256(json.dumps(seen).encode()).hexdigest()

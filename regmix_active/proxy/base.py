@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,18 @@ class ProxyRequest:
         weights: Mixture, shape ``(d,)``, in the order of the runner's domains.
         init_seed: Seed of the initial weights.
         data_seed: Seed of the order of domains and blocks.
+        learning_rate: Peak learning rate, where it is not the configuration's.
+        weight_decay: Likewise.
+        clip: Likewise, the gradient norm.
     """
 
     slot: int
     weights: NDArray[np.float64]
     init_seed: int
     data_seed: int
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,8 @@ class ProxyResult:
         seconds: Its share of the stack's wall-clock time.
         failure: Why there are no losses (diverged, crashed), or None.
         shares: Realised share of the training tokens per domain.
+        curve: Losses on the way, by the tokens trained on so far (as text, the way JSON keys are), on fewer validation tokens.
+        stopped: It was ended early, as hopeless: no losses, no failure, the curve says why.
     """
 
     slot: int
@@ -52,6 +60,8 @@ class ProxyResult:
     seconds: float = 0.0
     failure: str | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
+    curve: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    stopped: bool = False
 
 
 class ProxyRunner(Protocol):
@@ -77,5 +87,22 @@ class ProxyRunner(Protocol):
             requests: A whole round.
             known: Slots whose results are recorded already. They need no training, but tell the runner the whole round, so that
                 it can give the others the same company as the first time.
+        """
+        ...
+
+
+@runtime_checkable
+class StoppingRunner(Protocol):
+    """A :class:`ProxyRunner` that can end hopeless proxies early."""
+
+    def stopping_early(
+        self, pruner: str, weights: Mapping[str, float], finished: Sequence[Mapping[str, Mapping[str, float]]]
+    ) -> ProxyRunner:
+        """The same runner, for one round.
+
+        Args:
+            pruner: Which of Optuna's pruners decides: ``median``, ``asha`` or ``hyperband``.
+            weights: Weights of the target over losses.
+            finished: Learning curves of finished proxies, as :attr:`ProxyResult.curve`, oldest first.
         """
         ...

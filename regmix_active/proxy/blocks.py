@@ -3,21 +3,23 @@
 A weight is a share of training *tokens*: every block has the same length, and the domain of every block is drawn by the
 mixture.
 
-Domains are drawn by a low-discrepancy sequence instead of a random one: position i reads the mixture's cumulative weights at
-``u_i = frac(u_0 + i / golden ratio)``. Such points fill the unit interval about as evenly as any sequence can (Niederreiter,
-"Random Number Generation and Quasi-Monte Carlo Methods", 1992, chapter 3), so after N blocks the realised share of a domain is
-within about 1 / N of its weight, where independent draws would miss by sqrt(w (1 - w) / N); every batch is balanced as well.
+Domains are drawn by a low-discrepancy sequence, unless independent draws are asked for: position i reads the mixture's cumulative
+weights at ``u_i = frac(u_0 + i / golden ratio)``. Such points fill the unit interval about as evenly as any sequence can
+(Niederreiter, "Random Number Generation and Quasi-Monte Carlo Methods", 1992, chapter 3), so after N blocks the realised share of a
+domain is within about 1 / N of its weight, where independent draws would miss by sqrt(w (1 - w) / N); every batch is balanced, too.
+Independent draws, the habit of most data loaders, are there to be compared with (``regmix-active benchmark proxy --noise``): they
+read the same cumulative weights at uniform random numbers.
 
 Within a domain, blocks are drawn without replacement: each epoch visits its non-overlapping windows in a new order.
 
-Two mixtures with the same data seed share ``u_0`` and the orders (common random numbers): they differ only where their
+Two mixtures with the same data seed share the points ``u_i`` and the orders (common random numbers): they differ only where their
 cumulative weights differ, and so do their losses.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,9 @@ from numpy.typing import NDArray
 from regmix_active.errors import CorpusError
 
 GOLDEN_STEP = (5**0.5 - 1) / 2
+
+Draws = Literal["low-discrepancy", "independent"]
+"""How the domains of blocks are drawn; see ``proxy.domain_draws``."""
 
 
 class TokenSource(Protocol):
@@ -85,7 +90,14 @@ class BlockPlan:
         return tokens
 
 
-def plan_blocks(source: TokenSource, weights: NDArray[np.float64], data_seed: int, n_blocks: int, block_length: int) -> BlockPlan:
+def plan_blocks(
+    source: TokenSource,
+    weights: NDArray[np.float64],
+    data_seed: int,
+    n_blocks: int,
+    block_length: int,
+    draws: Draws = "low-discrepancy",
+) -> BlockPlan:
     """Plan the training blocks of one proxy.
 
     Args:
@@ -94,6 +106,7 @@ def plan_blocks(source: TokenSource, weights: NDArray[np.float64], data_seed: in
         data_seed: Seed of the domain sequence and of the orders within domains, not negative.
         n_blocks: Number of blocks to plan.
         block_length: Tokens in a block.
+        draws: Evenly spread domains, or independent ones (categorical, by the weights).
 
     Returns:
         The plan. A domain of weight 0 is never in it.
@@ -104,7 +117,7 @@ def plan_blocks(source: TokenSource, weights: NDArray[np.float64], data_seed: in
     """
     if weights.shape != (len(source.domains),) or not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
         raise ValueError(f"weights must be one share >= 0 for each of {len(source.domains)} domains, not {weights!r}")
-    domain = _draw_domains(weights, np.random.default_rng([data_seed]).random(), n_blocks)
+    domain = _draw_domains(weights, _points(np.random.default_rng([data_seed]), n_blocks, draws))
     start = np.empty(n_blocks, dtype=np.int64)
     for index in np.flatnonzero(weights):
         n_tokens = len(source.train(int(index)))
@@ -123,12 +136,18 @@ def windows(tokens: NDArray[Any], start: NDArray[np.int64], length: int) -> NDAr
     return tokens[start[:, None] + np.arange(length)].astype(np.int64)
 
 
-def _draw_domains(weights: NDArray[np.float64], first: float, n_blocks: int) -> NDArray[np.int64]:
-    """Read the cumulative weights at the golden-ratio sequence that begins at ``first``."""
+def _points(rng: np.random.Generator, n_blocks: int, draws: Draws) -> NDArray[np.float64]:
+    """Numbers in [0, 1), one per block, shape ``(n_blocks,)``."""
+    if draws == "independent":
+        return rng.random(n_blocks)
+    return np.asarray((rng.random() + GOLDEN_STEP * np.arange(n_blocks)) % 1.0)
+
+
+def _draw_domains(weights: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Read the cumulative weights at the given points."""
     upper = np.cumsum(weights / weights.sum())
     # Rounding may leave the last bound just below 1; a weight of zero must stay an empty interval all the same.
     upper[np.flatnonzero(weights)[-1] :] = 1.0
-    points = (first + GOLDEN_STEP * np.arange(n_blocks)) % 1.0
     return np.searchsorted(upper, points, side="right").astype(np.int64)
 
 

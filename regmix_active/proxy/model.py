@@ -1,7 +1,8 @@
 """K decoders as one: every parameter carries a leading axis over proxies, every product is batched over it.
 
-A Llama-style decoder (RMSNorm [1]_, rotary positions [2]_, SwiGLU [3]_, causal attention) whose input and output embeddings are
-tied: at proxy size the embedding is a third of the parameters, and tied stacks match separate trainings more closely.
+A Llama-style decoder (RMSNorm [1]_, rotary positions [2]_, SwiGLU [3]_, causal attention, with grouped queries if asked for). Input
+and output embeddings are tied by default: at proxy size the embedding is a third of the parameters, and tied stacks match separate
+trainings more closely.
 
 The proxies never interact: no operation mixes entries of the leading axis, so the gradient of the sum of their losses is each
 proxy's own gradient, and a proxy that diverges spoils nobody else.
@@ -30,26 +31,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from regmix_active.config.schema import ProxyConfig
+from regmix_active.proxy.functions import (
+    NORM_EPS,
+    AttentionTape,
+    NormTape,
+    SwiGluTape,
+    add_product,
+    attention,
+    attention_backward,
+    cross_entropy,
+    product_backward,
+    rms_norm,
+    rms_norm_backward,
+    rotary_table,
+    swiglu,
+    swiglu_backward,
+)
 
-ROTARY_BASE = 10_000.0
-NORM_EPS = 1e-5
+__all__ = ["NORM_EPS", "StackedDecoder", "initial_matrices", "matrix_shapes"]
 
-CACHED_LOGITS = 2**18
-"""Logits that fit into the cache of a CPU core, beside all else: 1 MiB."""
+PASS_TOKENS = 4096
+"""Tokens of all proxies together in one pass through the layers on CPU: more leave the cache, fewer pay for many calls."""
 
 
 class StackedDecoder:
     """K decoders of one shape, with all their parameters in two flat buffers.
 
-    Two leaves keep the optimiser to one call, and a row of them is one proxy, so clipping is a row norm. The matrices are apart
+    Two buffers keep the optimiser to one call, and a row of them is one proxy, so clipping is a row norm. The matrices are apart
     from the norm gains because only matrices decay.
+
+    Gradients are computed along with the losses, a few proxies at a time, so that the activations of a few proxies are all that
+    ever exists; :meth:`backward` scales and delivers them.
 
     Args:
         config: Shape of one proxy.
@@ -60,23 +78,34 @@ class StackedDecoder:
     Attributes:
         matrices_KP: All matrices, the embedding first.
         gains_KP: All norm gains, ``(K, (2 x layers + 1) x width)``.
+        mixed_precision: `bf16`: products run in bfloat16; parameters, gradients, norms and losses stay in float32.
     """
 
     def __init__(self, config: ProxyConfig, vocab_size: int, init_seeds: Sequence[int], device: str = "cpu") -> None:
         self.config = config
         self.vocab_size = vocab_size
-        shapes = _matrix_shapes(config, vocab_size)
-        self.matrices_KP = torch.stack([_initial_matrices(config, shapes, seed) for seed in init_seeds]).to(device)
+        self.mixed_precision = "no"
+        self._shapes = matrix_shapes(config, vocab_size)
+        self.matrices_KP = torch.stack([initial_matrices(config, self._shapes, seed) for seed in init_seeds]).to(device)
         self.gains_KP = torch.ones(len(init_seeds), (2 * config.layers + 1) * config.width, device=device)
-        self._leaves: list[Tensor] = []
-        self._gradients: list[Tensor] = []
-        for flat_KP, cuts in ((self.matrices_KP, shapes), (self.gains_KP, [(1, config.width)] * (2 * config.layers + 1))):
-            gradient_KP = torch.zeros_like(flat_KP)
-            flat_KP.grad = gradient_KP
-            self._leaves += [view.requires_grad_() for view in _cut(flat_KP, cuts)]
-            self._gradients += _cut(gradient_KP, cuts)
-        self._rotary_T1d = _rotary_table(config.context, config.width // config.heads).to(device)
-        self._first_row_K11 = torch.arange(len(init_seeds), device=device).view(-1, 1, 1) * vocab_size
+        self.matrices_KP.grad, self.gains_KP.grad = torch.zeros_like(self.matrices_KP), torch.zeros_like(self.gains_KP)
+        # Every matrix has the width on one side, so the flat buffer is a table of rows that begins each proxy with its embedding.
+        self._first_row_K11 = torch.arange(len(init_seeds), device=device).view(-1, 1, 1) * (
+            self.matrices_KP.shape[1] // config.width
+        )
+        # Naming the parts takes as long as some products of a small stack, so it is done once for all rows.
+        self._named = self._cut(self.matrices_KP, self.gains_KP)
+        self._named_sums: _Weights | None = None
+        # What losses() leaves for backward(): gradients of sums over tokens, how many tokens, and the handle on each loss.
+        self._sums_KP: tuple[Tensor, Tensor] | None = None
+        self._tokens = 0
+        self._handle_K = torch.empty(0)
+        self._kv_heads = config.kv_heads or config.heads
+        head_size = config.width // config.heads
+        # Queries and keys both carry the root of the softmax's scale.
+        self._rotary_Td2 = (rotary_table(config.context, head_size, config.rotary_base) * head_size**-0.25).to(device)
+        self._unrotary_Td2 = self._rotary_Td2 * torch.tensor([1.0, -1.0], device=device)
+        self._mask_TT = torch.full((config.context, config.context), -math.inf, device=device).triu_(1)
 
     @property
     def parameters_per_proxy(self) -> int:
@@ -84,19 +113,21 @@ class StackedDecoder:
         return self.matrices_KP.shape[1] + self.gains_KP.shape[1]
 
     def logits(self, tokens_KBT: Tensor) -> Tensor:
-        """Score the next token at every position.
+        """Score the next token at every position, without gradients.
 
         Args:
             tokens_KBT: Token ids, int64, each proxy's own; T is at most the context.
 
         Returns:
-            ``(K, B, T, V)`` logits.
+            ``(K, B, T, V)`` logits, all at once.
         """
-        embedding_KVC, hidden_KNC = self._decode(tokens_KBT)
-        return torch.bmm(hidden_KNC, embedding_KVC.transpose(1, 2)).view(*tokens_KBT.shape, self.vocab_size)
+        with torch.no_grad(), torch.autocast(tokens_KBT.device.type, enabled=False):
+            weights = self._weights(0, len(tokens_KBT))
+            hidden_KNC, _ = self._forward(weights, self._rows(tokens_KBT), tokens_KBT.shape[2], train=False)
+            return torch.bmm(hidden_KNC, weights.head_KCV).view(*tokens_KBT.shape, self.vocab_size)
 
     def losses(self, tokens_KBT: Tensor, targets_KBT: Tensor) -> Tensor:
-        """Return each proxy's mean cross-entropy.
+        """Return each proxy's mean cross-entropy, and have its gradient ready for :meth:`backward` if gradients are enabled.
 
         Args:
             tokens_KBT: Token ids, int64.
@@ -105,144 +136,184 @@ class StackedDecoder:
         Returns:
             ``(K,)`` losses, nats per token.
         """
-        embedding_KVC, hidden_KNC = self._decode(tokens_KBT)
-        return _apply(_TiedCrossEntropy, hidden_KNC, embedding_KVC, targets_KBT.flatten(1))
+        if not torch.is_grad_enabled():
+            return self.block_losses(tokens_KBT, targets_KBT).mean(1)
+        losses_K = self._solve(tokens_KBT, targets_KBT, train=True).mean(1)
+        self._tokens = tokens_KBT[0].numel()
+        # Adding zero gives each loss a handle: by its gradient, backward() knows what the caller made of the losses.
+        self._handle_K = torch.zeros_like(losses_K, requires_grad=True)
+        return losses_K + self._handle_K
+
+    def block_losses(self, tokens_KBT: Tensor, targets_KBT: Tensor) -> Tensor:
+        """Return the mean cross-entropy of each block, without gradients.
+
+        Args:
+            tokens_KBT: Token ids, int64.
+            targets_KBT: The ids that follow them, int64.
+
+        Returns:
+            ``(K, B)`` losses, nats per token.
+        """
+        return self._solve(tokens_KBT, targets_KBT, train=False).view(tokens_KBT.shape).mean(2)
 
     def backward(self, losses_K: Tensor) -> None:
         """Write the gradient of every proxy's own loss into ``matrices_KP.grad`` and ``gains_KP.grad``.
 
         Args:
-            losses_K: What :meth:`losses` returned. Their sum is differentiated, so no gradient knows how many others there are.
+            losses_K: What the last call of :meth:`losses` returned, or some of it. Its sum is differentiated, so no gradient knows
+                how many others there are.
+
+        Raises:
+            RuntimeError: The losses are not those of the last call.
         """
-        # Differentiating the cutting of the flat buffers as well would concatenate all gradients anew at every step.
-        torch._foreach_copy_(self._gradients, torch.autograd.grad(losses_K.sum(), self._leaves))
+        (share_K,) = torch.autograd.grad(losses_K.sum(), self._handle_K)
+        share_K1 = (share_K / self._tokens).unsqueeze(1)
+        assert self._sums_KP is not None
+        for flat_KP, sums_KP in zip((self.matrices_KP, self.gains_KP), self._sums_KP, strict=True):
+            torch.mul(sums_KP, share_K1, out=cast(Tensor, flat_KP.grad))
 
-    def _decode(self, tokens_KBT: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the embedding ``(K, V, C)`` and the normed last hidden states ``(K, N, C)``."""
+    @torch.no_grad()
+    def _solve(self, tokens_KBT: Tensor, targets_KBT: Tensor, train: bool) -> Tensor:
+        """Return the loss of every token, ``(K, N)``; with ``train``, leave the gradients of each proxy's sum of them."""
+        if torch.is_autocast_enabled(tokens_KBT.device.type):  # types are chosen here, operation by operation
+            with torch.autocast(tokens_KBT.device.type, enabled=False):
+                return self._solve(tokens_KBT, targets_KBT, train)
         K, B, T = tokens_KBT.shape
-        C, heads = self.config.width, self.config.heads
-        embedding_KVC, *layers = self._leaves[: 1 + 4 * self.config.layers]
-        gains_K1C = self._leaves[1 + 4 * self.config.layers :]
-        rotary_T1d = self._rotary_T1d[:T]
+        if train and self._sums_KP is None:
+            self._sums_KP = (torch.empty_like(self.matrices_KP), torch.empty_like(self.gains_KP))
+            self._named_sums = self._cut(*self._sums_KP)
+        rows_KN, targets_KN = self._rows(tokens_KBT), targets_KBT.flatten(1)
+        n_passes = 1 if tokens_KBT.is_cuda else -(-K * B * T // PASS_TOKENS)
+        k_pass = -(-K // n_passes)
+        # A method of its own, so that what one pass keeps for its gradients is gone before the next begins.
+        losses_KN = [
+            self._pass(rows_KN, targets_KN, T, slice(first, min(K, first + k_pass)), train) for first in range(0, K, k_pass)
+        ]
+        return losses_KN[0] if len(losses_KN) == 1 else torch.cat(losses_KN)
 
-        rows_KBT = tokens_KBT + self._first_row_K11
-        x_KNC = F.embedding(rows_KBT.flatten(1), embedding_KVC.reshape(-1, C))
-        for layer in range(self.config.layers):
-            qkv_KCc, out_KCC, gate_up_KCf, down_KFC = layers[4 * layer : 4 * layer + 4]
+    def _pass(self, rows_KN: Tensor, targets_KN: Tensor, context: int, part: slice, train: bool) -> Tensor:
+        """:meth:`_solve` for some of the proxies."""
+        weights, rows_kN = self._weights(part.start, part.stop), rows_KN[part]
+        hidden_kNC, tapes = self._forward(weights, rows_kN, context, train)
+        sums = None
+        if train and self._sums_KP is not None:
+            whole = self._named_sums if len(rows_kN) == len(rows_KN) else None
+            sums = whole or self._cut(*(sums_KP[part] for sums_KP in self._sums_KP))
+        losses_kN, grad_kNC = cross_entropy(hidden_kNC, weights.head_KCV, targets_KN[part], sums.head_KCV if sums else None)
+        if sums:
+            self._backward(grad_kNC, weights, tapes, sums, rows_kN)
+        return losses_kN
 
-            normed_KNC = _apply(_RmsNorm, x_KNC, gains_K1C[2 * layer])
-            qkv = torch.bmm(normed_KNC, qkv_KCc).view(K * B, T, 3 * heads, C // heads)
-            qk, v = torch.split(qkv, [2 * heads, heads], 2)
-            q, k = torch.split(_rotate(qk, rotary_T1d), heads, 2)
-            attended = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), is_causal=True)
-            x_KNC = torch.baddbmm(x_KNC, attended.transpose(1, 2).reshape(K, B * T, C), out_KCC)
+    def _rows(self, tokens_KBT: Tensor) -> Tensor:
+        """Return the rows of the tokens' embeddings in the flat buffer, ``(K, N)``."""
+        return (tokens_KBT + self._first_row_K11).flatten(1)
 
-            normed_KNC = _apply(_RmsNorm, x_KNC, gains_K1C[2 * layer + 1])
-            x_KNC = torch.baddbmm(x_KNC, _apply(_SwiGlu, torch.bmm(normed_KNC, gate_up_KCf)), down_KFC)
-        return embedding_KVC, _apply(_RmsNorm, x_KNC, gains_K1C[-1])
+    def _forward(self, weights: _Weights, rows_KN: Tensor, context: int, train: bool) -> tuple[Tensor, list[Any]]:
+        """Return the normed last hidden states ``(K, N, C)``, and what :meth:`_backward` needs."""
+        width, heads, kv_heads, dtype = self.config.width, self.config.heads, self._kv_heads, weights.head_KCV.dtype
+        rotary_Td2, mask_TT = self._rotary_Td2[:context], self._mask_TT[:context, :context].to(dtype)
+        x_KNC = self.matrices_KP.view(-1, width).index_select(0, rows_KN.flatten()).view(*rows_KN.shape, width)
+        tapes: list[Any] = []
+        for layer in weights.layers:
+            normed_KNC, norm = rms_norm(x_KNC, layer.attention_gain_K1C)
+            normed_KNC = normed_KNC.to(dtype)
+            read_KNC, attended = attention(torch.bmm(normed_KNC, layer.qkv_KCc), heads, kv_heads, rotary_Td2, mask_TT, train)
+            add_product(x_KNC, read_KNC, layer.out_KCC)
 
-
-class _RmsNorm(torch.autograd.Function):
-    """RMSNorm with each proxy's own gain: half the passes over memory of the same formula left to autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, x_KNC: Tensor, gain_K1C: Tensor) -> Tensor:
-        inverse_KN1 = x_KNC.square().mean(-1, keepdim=True).add_(NORM_EPS).rsqrt_()
-        normed_KNC = x_KNC * inverse_KN1
-        ctx.save_for_backward(normed_KNC, inverse_KN1, gain_K1C)
-        return normed_KNC * gain_K1C
-
-    @staticmethod
-    def backward(ctx: Any, grad_KNC: Tensor) -> tuple[Tensor, Tensor]:
-        normed_KNC, inverse_KN1, gain_K1C = ctx.saved_tensors
-        product_KNC = grad_KNC * normed_KNC
-        grad_gain_K1C = product_KNC.sum(1, keepdim=True)
-        mean_KN1 = torch.bmm(product_KNC, gain_K1C.transpose(1, 2)).div_(-gain_K1C.shape[-1])
-        grad_x_KNC = (grad_KNC * gain_K1C).addcmul_(normed_KNC, mean_KN1).mul_(inverse_KN1)
-        return grad_x_KNC, grad_gain_K1C
-
-
-class _SwiGlu(torch.autograd.Function):
-    """silu(gate) x up, whose gradient is written as one tensor for both halves of the product that made them."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_up_KNf: Tensor) -> Tensor:
-        gate_KNF, up_KNF = gate_up_KNf.chunk(2, -1)
-        opened_KNF = F.silu(gate_KNF)
-        ctx.save_for_backward(gate_up_KNf, opened_KNF)
-        return opened_KNF * up_KNF
-
-    @staticmethod
-    def backward(ctx: Any, grad_KNF: Tensor) -> Tensor:
-        gate_up_KNf, opened_KNF = ctx.saved_tensors
-        gate_KNF, up_KNF = gate_up_KNf.chunk(2, -1)
-        grad_KNf = torch.empty_like(gate_up_KNf)
-        grad_gate_KNF, grad_up_KNF = grad_KNf.chunk(2, -1)
-        torch.mul(grad_KNF, opened_KNF, out=grad_up_KNF)
-        torch.ops.aten.silu_backward.grad_input(grad_KNF * up_KNF, gate_KNF, grad_input=grad_gate_KNF)
-        return grad_KNf
-
-
-class _TiedCrossEntropy(torch.autograd.Function):
-    """Output head and cross-entropy in one, with their gradients computed in the forward pass while the logits are at hand.
-
-    The logits are by far the largest tensor of a step. Here they never exist for more than a few proxies at a time, and they
-    turn into probabilities and then into their own gradient in place; the usual chain holds three tensors of all their sizes.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden_KNC: Tensor, embedding_KVC: Tensor, targets_KN: Tensor) -> Tensor:
-        K, N = targets_KN.shape
-        V = embedding_KVC.shape[1]
-        # On a CPU a pass should stay in the cache of its core; a GPU wants everything at once.
-        n_pass = K if hidden_KNC.is_cuda else min(K, max(1, CACHED_LOGITS // (N * V)))
-        logits_kNV, minus_one = hidden_KNC.new_empty(n_pass, N, V), hidden_KNC.new_full((1, 1, 1), -1.0).expand(n_pass, N, 1)
-        losses_KN = hidden_KNC.new_empty(K, N)
-        train = any(ctx.needs_input_grad)
-        grad_hidden_KNC = torch.empty_like(hidden_KNC) if train else hidden_KNC
-        grad_embedding_KVC = torch.empty_like(embedding_KVC, memory_format=torch.contiguous_format) if train else embedding_KVC
-        for first in range(0, K, n_pass):
-            part = slice(first, first + n_pass)
-            hidden, embedding, targets = hidden_KNC[part], embedding_KVC[part], targets_KN[part].unsqueeze(-1)
-            scores = logits_kNV[: len(hidden)]
-            torch.bmm(hidden, embedding.transpose(1, 2), out=scores)
-            torch.softmax(scores, -1, out=scores)
-            losses_KN[part] = scores.gather(-1, targets).squeeze(-1)
+            ffn_normed_KNC, ffn_norm = rms_norm(x_KNC, layer.ffn_gain_K1C)
+            ffn_normed_KNC = ffn_normed_KNC.to(dtype)
+            opened_KNF, gated = swiglu(torch.bmm(ffn_normed_KNC, layer.gate_up_KCf))
+            add_product(x_KNC, opened_KNF, layer.down_KFC)
             if train:
-                # d loss / d logits = probabilities - one-hot target; the division by N follows in backward.
-                scores.scatter_add_(-1, targets, minus_one[: len(hidden)])
-                torch.bmm(scores, embedding, out=grad_hidden_KNC[part])
-                torch.bmm(scores.transpose(1, 2), hidden, out=grad_embedding_KVC[part])
-        if train:
-            ctx.save_for_backward(grad_hidden_KNC, grad_embedding_KVC)
-            ctx.n_tokens = N
-        # A probability that underflows would cost infinitely many nats; this bound (87 nats) keeps NaN for what is NaN.
-        return losses_KN.clamp_min_(torch.finfo(losses_KN.dtype).tiny).log_().neg_().mean(1)
+                tapes.append(_LayerTape(norm, normed_KNC, attended, read_KNC, ffn_norm, ffn_normed_KNC, gated, opened_KNF))
+        hidden_KNC, norm = rms_norm(x_KNC, weights.gain_K1C)
+        return hidden_KNC.to(dtype), [*tapes, norm]
 
-    @staticmethod
-    def backward(ctx: Any, grad_K: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_hidden_KNC, grad_embedding_KVC = ctx.saved_tensors
-        scale_K11 = (grad_K / ctx.n_tokens).view(-1, 1, 1)
-        return grad_hidden_KNC * scale_K11, grad_embedding_KVC * scale_K11, None
+    def _backward(self, grad_KNC: Tensor, weights: _Weights, tapes: list[Any], sums: _Weights, rows_KN: Tensor) -> None:
+        """Write the gradients of all weights; that of the head is there already."""
+        heads, kv_heads, dtype = self.config.heads, self._kv_heads, weights.head_KCV.dtype
+        grad_x_KNC = rms_norm_backward(grad_KNC, weights.gain_K1C, tapes[-1], sums.gain_K1C)
+        for layer, gradient, tape in zip(reversed(weights.layers), reversed(sums.layers), reversed(tapes[:-1]), strict=True):
+            grad = product_backward(grad_x_KNC.to(dtype), tape.opened_KNF, layer.down_KFC, gradient.down_KFC)
+            grad = swiglu_backward(grad, tape.gated)
+            grad = product_backward(grad, tape.ffn_normed_KNC, layer.gate_up_KCf, gradient.gate_up_KCf)
+            grad_x_KNC = rms_norm_backward(grad, layer.ffn_gain_K1C, tape.ffn_norm, gradient.ffn_gain_K1C, grad_x_KNC)
+
+            grad = product_backward(grad_x_KNC.to(dtype), tape.read_KNC, layer.out_KCC, gradient.out_KCC)
+            grad = attention_backward(grad, heads, kv_heads, self._unrotary_Td2[: tape.attended.q_hTD.shape[1]], tape.attended)
+            grad = product_backward(grad, tape.normed_KNC, layer.qkv_KCc, gradient.qkv_KCc)
+            grad_x_KNC = rms_norm_backward(grad, layer.attention_gain_K1C, tape.norm, gradient.attention_gain_K1C, grad_x_KNC)
+        if not self.config.tied_embeddings:
+            sums.embedding_KVC.zero_()
+        assert self._sums_KP is not None
+        table_RC, grad_NC, rows_N = self._sums_KP[0].view(-1, self.config.width), grad_x_KNC.flatten(0, 1), rows_KN.flatten()
+        if table_RC.is_cuda:  # where index_add_ adds in any order
+            table_RC += torch.ops.aten.embedding_dense_backward(grad_NC, rows_N, len(table_RC), -1, False)
+        else:
+            table_RC.index_add_(0, rows_N, grad_NC)
+
+    def _weights(self, first: int, last: int) -> _Weights:
+        """Return the weights of some proxies, in the type of products."""
+        matrices_KP, gains_KP = self.matrices_KP[first:last], self.gains_KP[first:last]
+        if self.mixed_precision == "bf16":
+            return self._cut(matrices_KP.bfloat16(), gains_KP)
+        return self._named if len(matrices_KP) == len(self.matrices_KP) else self._cut(matrices_KP, gains_KP)
+
+    def _cut(self, matrices_KP: Tensor, gains_KP: Tensor) -> _Weights:
+        """Name the parts of matrices and gains, as views."""
+        sizes = [rows * columns for rows, columns in self._shapes]
+        matrices = [m.view(-1, *shape) for m, shape in zip(matrices_KP.split(sizes, 1), self._shapes, strict=True)]
+        gains = gains_KP.view(len(gains_KP), -1, 1, self.config.width).unbind(1)
+        layers = []
+        for n in range(self.config.layers):
+            qkv_KCc, out_KCC, gate_up_KCf, down_KFC = matrices[4 * n + 1 : 4 * n + 5]
+            layers.append(_Layer(gains[2 * n], qkv_KCc, out_KCC, gains[2 * n + 1], gate_up_KCf, down_KFC))
+        head_KCV = matrices[0].transpose(1, 2) if self.config.tied_embeddings else matrices[-1]
+        return _Weights(matrices[0], layers, gains[-1], head_KCV)
 
 
-def _apply(function: type[torch.autograd.Function], *inputs: Tensor) -> Tensor:
-    return cast(Tensor, function.apply(*inputs))
+class _Layer(NamedTuple):
+    """The weights of a layer, or their gradients."""
+
+    attention_gain_K1C: Tensor
+    qkv_KCc: Tensor
+    out_KCC: Tensor
+    ffn_gain_K1C: Tensor
+    gate_up_KCf: Tensor
+    down_KFC: Tensor
 
 
-def _cut(flat_KP: Tensor, shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Return views ``(K, *shape)`` of a flat buffer, in order."""
-    sizes = [math.prod(shape) for shape in shapes]
-    return [flat.view(-1, *shape) for flat, shape in zip(torch.split(flat_KP, sizes, 1), shapes, strict=True)]
+class _Weights(NamedTuple):
+    """The weights of some proxies, or their gradients."""
+
+    embedding_KVC: Tensor
+    layers: list[_Layer]
+    gain_K1C: Tensor
+    head_KCV: Tensor
 
 
-def _matrix_shapes(config: ProxyConfig, vocab_size: int) -> list[tuple[int, int]]:
-    """Return (inputs, outputs) of every matrix: the embedding, then per layer q|k|v, attention output, gate|up, down."""
+class _LayerTape(NamedTuple):
+    """What a layer's gradient needs."""
+
+    norm: NormTape
+    normed_KNC: Tensor
+    attended: AttentionTape
+    read_KNC: Tensor
+    ffn_norm: NormTape
+    ffn_normed_KNC: Tensor
+    gated: SwiGluTape
+    opened_KNF: Tensor
+
+
+def matrix_shapes(config: ProxyConfig, vocab_size: int) -> list[tuple[int, int]]:
+    """Return (inputs, outputs) of every matrix: the embedding, per layer q|k|v, attention output, gate|up and down, an own head."""
     width, ffn = config.width, config.ffn
-    return [(vocab_size, width), *([(width, 3 * width), (width, width), (width, 2 * ffn), (ffn, width)] * config.layers)]
+    qkv = width + 2 * (config.kv_heads or config.heads) * (width // config.heads)
+    layer = [(width, qkv), (width, width), (width, 2 * ffn), (ffn, width)]
+    return [(vocab_size, width), *(layer * config.layers), *([] if config.tied_embeddings else [(width, vocab_size)])]
 
 
-def _initial_matrices(config: ProxyConfig, shapes: Sequence[tuple[int, int]], seed: int) -> Tensor:
+def initial_matrices(config: ProxyConfig, shapes: Sequence[tuple[int, int]], seed: int) -> Tensor:
     """Draw one proxy's matrices, ``(P,)``: normal, with the variance of 1 / inputs, residual outputs shrunk by depth."""
     generator = torch.Generator().manual_seed(seed)
     drawn = []
@@ -252,16 +323,3 @@ def _initial_matrices(config: ProxyConfig, shapes: Sequence[tuple[int, int]], se
             std /= math.sqrt(2 * config.layers)
         drawn.append(torch.randn(rows * columns, generator=generator) * std)
     return torch.cat(drawn)
-
-
-def _rotary_table(context: int, head_size: int) -> Tensor:
-    """Return the unit complex numbers that turn channel pairs, ``(context, 1, head_size / 2)``."""
-    frequencies = ROTARY_BASE ** -(torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
-    angles = torch.outer(torch.arange(context, dtype=torch.float64), frequencies)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).unsqueeze(1)
-
-
-def _rotate(x: Tensor, rotary_T1d: Tensor) -> Tensor:
-    """Turn neighbouring channels of ``(batch, T, heads, D)`` by their position's angles."""
-    pairs = torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * rotary_T1d).flatten(-2)

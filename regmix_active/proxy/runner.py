@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,10 @@ from regmix_active.execution.base import Executor
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob, read_results
 
+if TYPE_CHECKING:
+    from regmix_active.proxy.planner import SwarmPlan
+    from regmix_active.proxy.stopping import EarlyStopping
+
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 2
@@ -26,34 +32,38 @@ ATTEMPTS = 2
 class SwarmRunner:
     """Trains proxies as stacks, one job file per stack, wherever the executor has room.
 
-    How requests are stacked depends on the requests alone, never on which of them are finished or how many workers there are:
-    a proxy trained again after a crash has the same company, and so the same bits.
+    How requests are stacked depends on the requests and the study's plan alone, never on which of them are finished or how many
+    workers there are today: a proxy trained again after a crash has the same company, and so the same bits.
     """
 
     def __init__(
         self,
         store: TokenStore,
         proxy: ProxyConfig,
-        stack: int,
+        plan: SwarmPlan,
         executor: Executor,
         folder: Path,
         score_only: Collection[str] = (),
+        checkpoint_minutes: float = 0.0,
     ) -> None:
         """Bind the runner to its tokens and its devices.
 
         Args:
             store: The tokens.
             proxy: Shape and training of every proxy.
-            stack: Proxies per job.
+            plan: Proxies per job, and how they train.
             executor: Where jobs run.
             folder: Where job and result files are kept.
             score_only: Domains of the store that are never trained on.
+            checkpoint_minutes: How often a long job is saved; 0: never.
 
         Raises:
             ConfigError: If one of them is not in the store, or fewer than two domains remain to be mixed.
         """
-        self._store, self._proxy, self._stack, self._executor, self._folder = store, proxy, stack, executor, folder
+        self._store, self._proxy, self._plan, self._executor, self._folder = store, proxy, plan, executor, folder
         self._trained = mixed_domains(store.domains, score_only)
+        self._minutes = checkpoint_minutes
+        self._stopping: EarlyStopping | None = None
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -71,17 +81,46 @@ class SwarmRunner:
         """Every domain's own loss, also of those that are only scored."""
         return self._store.domains
 
+    def stopping_early(
+        self, pruner: str, weights: Mapping[str, float], finished: Sequence[Mapping[str, Mapping[str, float]]]
+    ) -> SwarmRunner:
+        """See :meth:`StoppingRunner.stopping_early`."""
+        from regmix_active.proxy.stopping import EarlyStopping
+
+        other = copy.copy(self)
+        other._stopping = EarlyStopping.of_curves(pruner, weights, finished, self._proxy)
+        return other
+
     def jobs(self, requests: Sequence[ProxyRequest]) -> list[ProxyJob]:
-        """The stacks of a round: as few as `stack` allows, of even size, in the order of the slots."""
+        """The stacks of a round, of even size, in the order of the slots: as few as the plan allows, but one for every worker.
+
+        None holds a single proxy if it can be helped: libraries multiply one matrix by other code than several, with other last
+        digits, so only then would a loss depend on how many workers share a round.
+        """
         ordered = [self._widened(request) for request in sorted(requests, key=lambda request: request.slot)]
-        parts = np.array_split(np.arange(len(ordered)), -(-len(ordered) // self._stack))
-        return [ProxyJob(tuple(ordered[i] for i in part), self._proxy, self._store.path, self._store.fingerprint) for part in parts]
+        n, stack = len(ordered), self._plan.stack
+        pieces = -(-n // stack) if stack == 1 else max(-(-n // stack), min(self._plan.workers, n // 2), 1)
+        uniform = self._store.proxy_weights(self._trained / self._trained.sum()) if self._proxy.trunk_tokens else None
+        trunk = None if uniform is None else tuple(uniform.tolist())
+        return [
+            ProxyJob(
+                tuple(ordered[i] for i in part),
+                self._proxy,
+                self._store.path,
+                self._store.fingerprint,
+                self._plan.training,
+                trunk,
+                self._stopping.to_json() if self._stopping is not None else None,
+                self._minutes,
+            )
+            for part in np.array_split(np.arange(n), pieces)
+        ]
 
     def _widened(self, request: ProxyRequest) -> ProxyRequest:
         """The request with weights for all domains of the store: zero for those that are only scored."""
         weights = np.zeros(len(self._trained))
         weights[self._trained] = request.weights
-        return replace(request, weights=weights)
+        return replace(request, weights=self._store.proxy_weights(weights))
 
     def run(self, requests: Sequence[ProxyRequest], known: Collection[int] = ()) -> Generator[ProxyResult, None, None]:
         """See :meth:`ProxyRunner.run`.
@@ -110,8 +149,10 @@ class SwarmRunner:
                     job = waiting[path]
                     results = read_results(job.result_path(self._folder))
                     if results is None and tries[path] < ATTEMPTS:
-                        log.warning("job %s failed (%s); trying again", path.name, error)
+                        log.warning("job %s failed (%s); trying again in halves", path.name, error)
                         tries[path] += 1
+                        # A process that died without a word most often died for want of memory.
+                        replace(job, halvings=1).write(self._folder)
                         self._executor.submit(path)
                         continue
                     if results is None:

@@ -75,6 +75,9 @@ class LiveView(Observer):
 
     def on_result(self, result: ProxyResult, value: float | None) -> None:
         """Count a proxy."""
+        if result.stopped:
+            self._progress.update(self._task, advance=1)
+            return
         if value is None:
             self.console.print(f"[yellow]proxy {result.slot} failed:[/] {escape(str(result.failure))}", highlight=False)
             return

@@ -9,6 +9,7 @@
 ``summary.svg``           the tables of the terminal as a picture
 ``run.log``               what happened when
 ``jobs/``                 job and result files of the proxies
+``plan.json``             how they train: stacks, micro-batches, mode
 ========================  =====================================================================================
 """
 
@@ -63,6 +64,7 @@ class RunFolder:
         self.summary = path / "summary.svg"
         self.log = path / "run.log"
         self.jobs = path / "jobs"
+        self.plan = path / "plan.json"
 
     def create(self) -> None:
         """Make the folder.
@@ -130,7 +132,11 @@ class RunFolder:
                 )
             },
             "natural_weights": rounded(space.as_dict(found.natural.weights)),
-            "runs": {"completed": record.count(TrialState.COMPLETE), "failed": record.count(TrialState.FAIL)},
+            "runs": {
+                "completed": record.count(TrialState.COMPLETE),
+                "stopped": record.count(TrialState.PRUNED),
+                "failed": record.count(TrialState.FAIL),
+            },
             "surrogate": found.surrogate,
             "simulated": found.simulated,
             "averaged": found.averaged,

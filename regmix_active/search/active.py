@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,10 @@ from regmix_active.study.target import Target
 from regmix_active.surrogate.base import Surrogate
 from regmix_active.surrogate.registry import load_surrogate
 
+if TYPE_CHECKING:
+    from regmix_active.execution.ranks import Member
+    from regmix_active.proxy.planner import SwarmPlan
+
 log = logging.getLogger(__name__)
 
 
@@ -53,6 +57,7 @@ class ActiveSearch:
         strategy: Strategy | str | None = None,
         surrogate: Surrogate | str | None = None,
         observer: Observer | None = None,
+        member: Member | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -67,6 +72,7 @@ class ActiveSearch:
             strategy: Overrides ``search.strategy``: an instance (which brings its own surrogate), or a name.
             surrogate: Overrides ``search.surrogate``: an instance, or a name.
             observer: Told what happens.
+            member: Rank 0 of a launch (:func:`regmix_active.execution.ranks.join`), whose ranks then train.
 
         Raises:
             ConfigError: If the configuration, or the name of a surrogate, is wrong.
@@ -84,6 +90,8 @@ class ActiveSearch:
         self.observer = observer or Observer()
         self._strategy = strategy or settings.strategy
         self._runner, self._natural, self._facts = runner, natural, facts or {}
+        self._plan: SwarmPlan | None = None
+        self._member = member
 
     @cached_property
     def strategy(self) -> Strategy:
@@ -247,6 +255,10 @@ class ActiveSearch:
             if file is not None:
                 held.enter_context(exclusive(file, f"study {self.config.name!r} in {public_url(self.storage)}"))
             held.enter_context(self.folder.logging())
+            if self._plan is not None:
+                from regmix_active.proxy.planner import keep
+
+                keep(self.folder.plan, self._plan)
             yield
 
     @contextlib.contextmanager
@@ -259,19 +271,29 @@ class ActiveSearch:
             return
         # Late, so that a search with its own runner needs neither torch's training nor worker processes.
         from regmix_active.corpus.build import build_store
-        from regmix_active.execution.local import LocalExecutor, local_devices
+        from regmix_active.corpus.fit import check_fit
+        from regmix_active.execution.choose import find_machines, open_executor
         from regmix_active.proxy.job import run_job
+        from regmix_active.proxy.planner import plan_swarm
         from regmix_active.proxy.runner import SwarmRunner
 
+        machines = find_machines(self.config.execution, self._member)
+        execution = machines.settled(self.config.execution)
         self.observer.on_stage("reading the corpus")
         store = build_store(self.config.corpus, progress=self.observer.on_stage)
+        if (warning := check_fit(self.config, store)) is not None:
+            self.observer.on_warning(warning)
         for domain in store.manifest.domains:
             if domain.skipped:
                 places = "; ".join(domain.first_skipped)
                 self.observer.on_warning(f"domain {domain.name}: {domain.skipped} lines skipped ({places})")
-        execution = self.config.execution
-        with LocalExecutor(run_job, local_devices(execution.workers)) as executor:
-            runner = SwarmRunner(store, self.config.proxy, execution.stack, executor, jobs, self.config.score_only)
+        proxy, budget = self.config.proxy, self.config.search.budget
+        plan = plan_swarm(store, proxy, execution, machines.devices, budget, self.folder.plan, self.observer.on_stage)
+        self._plan = plan
+        together = plan.training.data_parallel
+        with open_executor(machines, together=together, task=run_job, folder=jobs / "board") as executor:
+            minutes = execution.checkpoint_minutes
+            runner = SwarmRunner(store, proxy, plan, executor, jobs, self.config.score_only, minutes)
             space = MixtureSpace(runner.domains, runner.natural)
             yield runner, _meaning(space, runner.loss_names, _facts(self.config, store))
 

@@ -15,11 +15,11 @@ import numpy as np
 from optuna.trial import TrialState
 
 from regmix_active.config.schema import SearchConfig
-from regmix_active.errors import ProxyError, RegmixActiveError, StrategyError
+from regmix_active.errors import ConfigError, ProxyError, RegmixActiveError, StrategyError
 from regmix_active.mixture.initial import INITIAL_DESIGNS
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.observer import Observer
-from regmix_active.proxy.base import ProxyRequest, ProxyRunner
+from regmix_active.proxy.base import ProxyRequest, ProxyRunner, StoppingRunner
 from regmix_active.strategies import Strategy
 from regmix_active.study.history import History
 from regmix_active.study.record import StudyRecord
@@ -29,6 +29,9 @@ from regmix_active.surrogate.base import Surrogate
 log = logging.getLogger(__name__)
 
 INITIAL_DESIGN = "initial design"
+TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
+"""What counts towards the budget: proxies that finished, and those that were stopped as hopeless."""
+
 LEAST_RUNS = 8
 """Finished proxies without which no surrogate is asked; more random ones are trained first, should the initial ones fail."""
 
@@ -92,7 +95,8 @@ class SearchLoop:
             planned.index, len(planned.requests), len(planned.requests) - len(planned.finished), planned.proposer
         )
         log.info("round %d: %d proxies by %s", planned.index, len(planned.requests), planned.proposer)
-        with contextlib.closing(self.runner.run(planned.requests, planned.finished)) as results:
+        runner = self._stopping_early(planned)
+        with contextlib.closing(runner.run(planned.requests, planned.finished)) as results:
             for result in results:
                 if result.slot in planned.finished:
                     continue
@@ -101,11 +105,29 @@ class SearchLoop:
                     log.warning("proxy in slot %d failed: %s", result.slot, failure)
                     self.observer.on_result(replace(result, failure=failure), None)
                     continue
+                if result.stopped:
+                    log.info("slot %d: stopped after %d tokens", result.slot, result.tokens)
+                    self.observer.on_result(result, None)
+                    continue
                 losses = np.array([[result.losses[name] for name in self.target.loss_names]])
                 value = float(self.target(losses)[0])
                 log.info("slot %d: target %.4f in %.1f s", result.slot, value, result.seconds)
                 self.observer.on_result(result, value)
         self._stop_after_failures()
+
+    def _stopping_early(self, planned: Round) -> ProxyRunner:
+        """The runner, told which curves are normal: those of the rounds before, so that a resumed round is stopped alike.
+
+        The initial design trains to its end: what a stopped proxy would have lost is read off its proxies.
+        """
+        if self.settings.pruner == "none" or planned.proposer == INITIAL_DESIGN:
+            return self.runner
+        if not isinstance(self.runner, StoppingRunner):
+            raise ConfigError(f"search.pruner: {self.settings.pruner} needs the swarm's learning curves; this runner has none")
+        first = min(request.slot for request in planned.requests)
+        finished = [t.user_attrs for t in self.record.trials(TrialState.COMPLETE) if t.user_attrs["slot"] < first]
+        weights = dict(zip(self.target.loss_names, self.target.weights.tolist(), strict=True))
+        return self.runner.stopping_early(self.settings.pruner, weights, [attributes.get("curve", {}) for attributes in finished])
 
     def _unfinished_round(self) -> Round | None:
         """The last round, if a killed driver left it half planned or half trained."""
@@ -121,7 +143,7 @@ class SearchLoop:
         return self._round(index)
 
     def _next_round(self) -> Round | None:
-        missing = self.settings.budget - self.record.count(TrialState.COMPLETE)
+        missing = self.settings.budget - self.record.count(*TRAINED)
         if missing <= 0:
             return None
         first = self.record.count()
@@ -142,8 +164,10 @@ class SearchLoop:
         else:
             proposer = self.strategy.name
             self.observer.on_stage(f"round {index}: choosing")
-            mixtures = self._proposed(history, size, np.random.default_rng([self.seed, first]))
-        requests = [self.request(first + i, mixtures[i]) for i in range(size)]
+            distinct = -(-size // self.settings.replicates)
+            mixtures = self._proposed(history, distinct, np.random.default_rng([self.seed, first]))
+        copies = self.settings.replicates if proposer != INITIAL_DESIGN else 1
+        requests = [self.request(first + i, mixtures[i // copies], i % copies) for i in range(size)]
         self.record.plan(requests, index, size, proposer)
         return self._round(index)
 
@@ -190,14 +214,17 @@ class SearchLoop:
         design = INITIAL_DESIGNS[self.settings.initial_design]
         return design(space, whole, np.random.default_rng([self.seed, 0]))[first : first + size]
 
-    def request(self, slot: int, weights: Mixtures) -> ProxyRequest:
-        """The proxy of one slot; its seeds follow from the study's seed, and from the slot unless random numbers are common."""
+    def request(self, slot: int, weights: Mixtures, replicate: int = 0) -> ProxyRequest:
+        """The proxy of one slot; its seeds follow from the study's seed and the replicate, and from the slot unless random numbers
+        are common.
+        """
         source = [self.seed, 1] if self.common_random_numbers else [self.seed, 2, slot]
+        source += [replicate] if replicate else []
         init_seed, data_seed = (int(s) for s in np.random.SeedSequence(source).generate_state(2))
         return ProxyRequest(slot, weights, init_seed, data_seed)
 
     def _stop_after_failures(self) -> None:
-        last = self.record.trials(TrialState.COMPLETE, TrialState.FAIL)[-self.settings.max_failures :]
+        last = self.record.trials(*TRAINED, TrialState.FAIL)[-self.settings.max_failures :]
         if len(last) == self.settings.max_failures and all(trial.state == TrialState.FAIL for trial in last):
             reason = last[-1].user_attrs.get("failure", "unknown")
             raise ProxyError(

@@ -12,6 +12,7 @@ target that the study was started with, and its user attributes hold all losses,
 ``losses``                nats per token by domain
 ``bits_per_byte``         the same in bits per byte
 ``tokens``, ``seconds``   training tokens and seconds of its proxy
+``curve``                 losses on the way, by training tokens; the target of each is an intermediate value of the trial
 ``failure``               why a failed proxy has no losses
 ========================  ====================================================================
 """
@@ -33,6 +34,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from regmix_active.errors import StudyError, StudyMismatchError
 from regmix_active.mixture.space import MixtureSpace
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
+from regmix_active.study.estimate import estimated_losses
 from regmix_active.study.history import History
 from regmix_active.study.target import Target
 
@@ -219,34 +221,45 @@ class StudyRecord:
         # Optuna has no public way to write an attribute of a planned trial.
         storage, trial_id = self.study._storage, trial._trial_id
         failure = result.failure
-        if failure is None and not all(math.isfinite(result.losses.get(name, math.nan)) for name in self.meaning.loss_names):
+        complete = all(math.isfinite(result.losses.get(name, math.nan)) for name in self.meaning.loss_names)
+        if failure is None and not result.stopped and not complete:
             failure = "not every loss is there and finite"
         if failure is not None:
             storage.set_trial_user_attr(trial_id, "failure", failure)
             self.study.tell(trial.number, state=TrialState.FAIL)
             return failure
         target = Target.parse(self.value_target, self.meaning.loss_names)
-        for key in ("bits_per_byte", "shares", "tokens", "seconds", "losses"):
-            value = getattr(result, key)
-            # Plain floats: JSON knows no numpy or torch scalars, which a runner of the user's may well return.
-            plain = {name: float(number) for name, number in value.items()} if isinstance(value, Mapping) else value
-            storage.set_trial_user_attr(trial_id, key, plain)
-        losses = np.array([[float(result.losses[name]) for name in self.meaning.loss_names]])
-        self.study.tell(trial.number, float(target(losses)[0]))
+        for key in ("bits_per_byte", "shares", "tokens", "seconds", *["curve"] * bool(result.curve), "losses"):
+            storage.set_trial_user_attr(trial_id, key, _plain(getattr(result, key)))
+        for tokens, losses in sorted(result.curve.items(), key=lambda point: int(point[0])):
+            storage.set_trial_intermediate_value(trial_id, int(tokens), self._value(target, losses))
+        if result.stopped:
+            self.study.tell(trial.number, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial.number, self._value(target, result.losses))
         return None
 
+    def _value(self, target: Target, losses: Mapping[str, float]) -> float:
+        return float(target(np.array([[float(losses[name]) for name in self.meaning.loss_names]]))[0])
+
     def history(self, target: Target) -> History:
-        """All completed proxies in the order of their slots."""
-        trials = sorted(self.trials(TrialState.COMPLETE), key=lambda t: t.user_attrs["slot"])
-        d, m = len(self.meaning.domains), len(target.loss_names)
-        losses = [[t.user_attrs["losses"][name] for name in target.loss_names] for t in trials]
-        return History(
-            space=self.space,
-            target=target,
-            mixtures=np.array([self.weights(t) for t in trials]).reshape(len(trials), d),
-            losses=np.array(losses, dtype=np.float64).reshape(len(trials), m),
-            slots=np.array([t.user_attrs["slot"] for t in trials], dtype=np.int64),
-        )
+        """All completed proxies in the order of their slots, and those stopped early, at the losses that their curves led to.
+
+        A stopped proxy is left out while too few have finished to say where such a curve ends.
+        """
+        trials = self.trials(TrialState.COMPLETE)
+        names = target.loss_names
+        losses = np.array([[t.user_attrs["losses"][name] for name in names] for t in trials], dtype=np.float64)
+        losses = losses.reshape(len(trials), len(names))
+        if stopped := self.trials(TrialState.PRUNED):
+            guessed = estimated_losses(_curves(stopped), _curves(trials), losses, names)
+            known = np.flatnonzero(np.isfinite(guessed.sum(axis=1)))
+            trials = [*trials, *(stopped[i] for i in known)]
+            losses = np.concatenate([losses, guessed[known]])
+        slots = np.array([t.user_attrs["slot"] for t in trials], dtype=np.int64)
+        order = np.argsort(slots)
+        mixtures = np.array([self.weights(t) for t in trials]).reshape(len(trials), len(self.meaning.domains))
+        return History(self.space, target, mixtures[order], losses[order], slots[order])
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Trials of this search in the given states (default: all), by slot; trials that others enqueued are left out."""
@@ -275,6 +288,17 @@ class StudyRecord:
 
     def _trials(self) -> Iterable[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+
+def _curves(trials: Sequence[FrozenTrial]) -> list[Mapping[str, Mapping[str, float]]]:
+    return [trial.user_attrs.get("curve", {}) for trial in trials]
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no numpy or torch scalars, which a runner of the user's may well return."""
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return float(value) if isinstance(value, np.floating) or hasattr(value, "item") else value
 
 
 def duration(trials: Sequence[FrozenTrial]) -> datetime.timedelta:

@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from regmix_active.cli import VERBS, cli
 
 SURFACE = {
-    "run": "--budget --config --name --out --seed --set --storage --strategy --surrogate --target --verify --workers",
+    "run": "--accelerate-config --budget --config --name --out --seed --set --storage --strategy --surrogate --target --verify "
+    "--workers",
     "status": "--storage RUN",
     "recommend": "--simulations --storage --surrogate --target --top-k RUN",
     "verify": "--seeds --storage --workers RUN",
     "evaluate": "--folds --jobs --json --losses --mixtures --plots --scale --seeds --sizes --surrogate --target --test "
     "--test-losses --test-mixtures TABLE",
-    "benchmark": "--batch --budget --game --initial-design --jobs --json --methods --noise --plots --pool-runs --regmix-runs "
-    "--scale --seeds --strategy --surrogate --target TABLES",
+    "benchmark": "",
+    "benchmark search": "--batch --budget --game --initial-design --jobs --json --methods --noise --plots --pool-runs "
+    "--regmix-runs --scale --seeds --strategy --surrogate --target TABLES",
+    "benchmark swarm": "--config --json --mode --plot --processes --repeats --set --stacks --tokens",
+    "benchmark proxy": "--config --jobs --json --mixtures --noise --out --plot --reference-seeds --reference-set --seeds --set",
     "strategies": "--check",
     "doctor": "--budget --config",
-    "init": "--force --output FOLDER",
+    "init": "--force --output --preset FOLDER",
 }
 
 
-@pytest.mark.parametrize("verb", list(VERBS))
+def find(verb: str) -> click.Command:
+    command: click.Command = cli
+    for name in verb.split():
+        assert isinstance(command, click.Group)
+        found = command.get_command(click.Context(command), name)
+        assert found is not None, name
+        command = found
+    return command
+
+
+def test_every_verb_is_frozen() -> None:
+    group = find("benchmark")
+    assert isinstance(group, click.Group)
+    nested = [f"benchmark {name}" for name in group.list_commands(click.Context(group))]
+    assert set(SURFACE) == {*VERBS, *nested}
+
+
+@pytest.mark.parametrize("verb", list(SURFACE))
 def test_options_of_each_verb(verb: str) -> None:
-    context = click.Context(cli)
-    command = cli.get_command(context, verb)
-    assert command is not None
+    command = find(verb)
     options = [p for p in command.params if isinstance(p, click.Option)]
     arguments = [p.name.upper() for p in command.params if isinstance(p, click.Argument) and p.name]
     names = sorted([max(option.opts, key=len) for option in options] + arguments)
@@ -38,7 +61,15 @@ def test_options_of_each_verb(verb: str) -> None:
     assert (command.help or "").strip()
 
 
-@pytest.mark.parametrize("code", ["import regmix_active", "from regmix_active.cli import cli; cli.main(['--help'])"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import regmix_active",
+        "from regmix_active.cli import cli; cli.main(['--help'])",
+        "from regmix_active.cli import cli; cli.main(['benchmark', '--help'])",
+        "from regmix_active.cli import cli; cli.main(['benchmark', 'swarm', '--help'])",
+    ],
+)
 def test_import_and_help_load_nothing_heavy(code: str) -> None:
     check = (
         "import sys\ntry:\n    "
@@ -50,6 +81,25 @@ def test_import_and_help_load_nothing_heavy(code: str) -> None:
     )
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_measurements_are_listed_without_their_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "regmix_active.cli.benchmark_proxy", None)  # importing it would raise
+    shown = CliRunner().invoke(cli, ["benchmark", "--help"])
+    assert shown.exit_code == 0
+    assert all(f"\n  {name} " in shown.output for name in ("search", "swarm", "proxy"))
+    unknown = CliRunner().invoke(cli, ["benchmark", "swarms"])
+    assert unknown.exit_code == 2
+    assert "No such command 'swarms'" in unknown.output
+
+
+def test_measurements_of_the_readme_parse() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^regmix-active benchmark ([^#\n]*)", readme, re.MULTILINE)
+    assert lines
+    for line in lines:
+        name, *arguments = shlex.split(line)
+        find(f"benchmark {name}").make_context(name, arguments)
 
 
 def test_every_public_name_exists() -> None:

@@ -1,4 +1,4 @@
-"""``regmix-active benchmark`` on a few runs of a formula, and the ways to ask it for the wrong thing."""
+"""``regmix-active benchmark search`` on a few runs of a formula, and the ways to ask it for the wrong thing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from regmix_active.cli.benchmark import command as benchmark
+from regmix_active.cli.benchmark_search import command as benchmark
 from regmix_active.compare import methods
 from regmix_active.config.schema import RecommendConfig
 from regmix_active.errors import ConfigError, RegmixActiveError
@@ -54,7 +54,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _here(files: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(files)
     monkeypatch.setenv("REGMIX_ACTIVE_CACHE", str(cache))
-    # A file's strategy registers itself; that must end with the test.
+    # A file's strategy registers itself; that must end with the test. The built-in ones register when they are first asked for.
+    registry.available()
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     monkeypatch.setattr(methods, "RecommendConfig", lambda: RecommendConfig(simulations=2000))
 
@@ -164,7 +165,7 @@ def test_a_pool_too_small_for_a_batch_is_refused() -> None:
 
 
 def test_ctrl_c_stops_at_once_and_leaves_nothing(files: Path) -> None:
-    line = [sys.executable, "-m", "regmix_active", "benchmark", ".", "--game", "pool", "--seeds", "300", "--jobs", "2"]
+    line = [sys.executable, "-m", "regmix_active", "benchmark", "search", ".", "--game", "pool", "--seeds", "300", "--jobs", "2"]
     process = subprocess.Popen(
         [*line, "--json", "never.json"],
         env={**os.environ, "COLUMNS": "120"},

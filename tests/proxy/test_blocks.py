@@ -14,6 +14,9 @@ from regmix_active.proxy.blocks import TokenSource, plan_blocks
 
 WEIGHTS = np.array([0.5, 0.3, 0.15, 0.05])
 
+FROZEN = [0, 1, 0, 2, 1, 0, 1, 0, 0, 1, 0, 2, 1, 0, 1, 0, 3, 1, 0, 2, 0, 0, 1, 0]
+"""Domains of the first 24 blocks with seed 3. Studies that were begun rely on them."""
+
 
 @st.composite
 def mixtures(draw: st.DrawFn) -> list[float]:
@@ -69,6 +72,35 @@ def test_mixtures_with_the_same_seed_share_domains_and_orders(source: TokenSourc
     different = plan_blocks(source, WEIGHTS, 10, 300, 17)
     assert (one.domain != different.domain).any()
     assert (one.start[one.domain == 0][:50] != different.start[different.domain == 0][:50]).mean() > 0.5
+
+
+def test_low_discrepancy_draws_are_the_default_and_keep_their_bits(source: TokenSource) -> None:
+    plan = plan_blocks(source, WEIGHTS, 3, 24, 17)
+    assert plan.domain.tolist() == FROZEN
+    spread = plan_blocks(source, WEIGHTS, 3, 24, 17, "low-discrepancy")
+    np.testing.assert_array_equal(spread.domain, plan.domain)
+    np.testing.assert_array_equal(spread.start, plan.start)
+
+
+def test_independent_draws_are_categorical(source: TokenSource) -> None:
+    n, plans = 500, [plan_blocks(source, WEIGHTS, seed, 500, 17, draws="independent") for seed in range(200)]
+    shares = np.array([plan.shares(4) for plan in plans])
+    # 200 seeds: the mean share is within four standard errors in all four domains but for one time in 4,000.
+    deviation = np.sqrt(WEIGHTS * (1 - WEIGHTS) / n)
+    assert (np.abs(shares.mean(axis=0) - WEIGHTS) < 4 * deviation / np.sqrt(200)).all()
+    # A standard deviation from 200 draws has a relative error of 5 %.
+    np.testing.assert_allclose(shares.std(axis=0), deviation, rtol=0.25)
+    repeats = np.mean([(plan.domain[1:] == plan.domain[:-1]).mean() for plan in plans])
+    assert repeats == pytest.approx((WEIGHTS**2).sum(), abs=0.01), "neighbours are independent"
+
+
+def test_independent_draws_share_common_random_numbers_too(source: TokenSource) -> None:
+    other = np.array([0.5, 0.3, 0.1, 0.1])
+    one, two = (plan_blocks(source, weights, 9, 2_000, 17, draws="independent") for weights in (WEIGHTS, other))
+    assert (one.domain != two.domain).mean() == pytest.approx(0.05, abs=0.02)
+    assert one.domain.tolist() == plan_blocks(source, WEIGHTS, 9, 2_000, 17, draws="independent").domain.tolist()
+    assert one.domain.tolist() != plan_blocks(source, WEIGHTS, 10, 2_000, 17, draws="independent").domain.tolist()
+    assert not plan_blocks(source, np.array([0.5, 0.0, 0.5, 0.0]), 1, 500, 17, draws="independent").shares(4)[[1, 3]].any()
 
 
 def test_gather_reads_the_planned_windows(source: TokenSource) -> None:

@@ -1,15 +1,18 @@
-"""The stacked decoder equals a plain one, and its proxies never meet."""
+"""The stacked decoder equals a plain one, whatever its shape, and its proxies never meet."""
 
 from __future__ import annotations
 
 import math
-from typing import cast
+import shutil
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from regmix_active.config.schema import ProxyConfig
+from regmix_active.proxy import functions
 from regmix_active.proxy.model import StackedDecoder
 
 VOCAB = 40
@@ -30,7 +33,8 @@ class PlainDecoder(nn.Module):
     def __init__(self, stack: StackedDecoder, k: int) -> None:
         super().__init__()
         config = stack.config
-        self.heads = config.heads
+        self.heads, self.kv_heads = config.heads, config.kv_heads or config.heads
+        self.base = config.rotary_base
         flat, offset = stack.matrices_KP.detach()[k].clone(), 0
 
         def take(rows: int, columns: int) -> nn.Parameter:
@@ -43,7 +47,9 @@ class PlainDecoder(nn.Module):
         self.embedding = take(stack.vocab_size, width)
         self.matrices = nn.ParameterList()
         for _ in range(config.layers):
-            self.matrices.extend([take(width, 3 * width), take(width, width), take(width, 2 * ffn), take(ffn, width)])
+            qkv = width + 2 * self.kv_heads * width // self.heads
+            self.matrices.extend([take(width, qkv), take(width, width), take(width, 2 * ffn), take(ffn, width)])
+        self.head = None if config.tied_embeddings else take(width, stack.vocab_size)
         assert offset == flat.numel()
         self.norms = nn.ModuleList(PlainNorm(gain) for gain in gains)
 
@@ -53,31 +59,41 @@ class PlainDecoder(nn.Module):
         mask = torch.full((n_tokens, n_tokens), -math.inf).triu(1)
         for layer in range(len(self.matrices) // 4):
             qkv, out, gate_up, down = self.matrices[4 * layer : 4 * layer + 4]
-            q, k, v = (self.norms[2 * layer](x) @ qkv).chunk(3, -1)
+            channels = (self.norms[2 * layer](x) @ qkv).chunk(self.heads + 2 * self.kv_heads, -1)
             read = []
-            for q_h, k_h, v_h in zip(*(t.chunk(self.heads, -1) for t in (q, k, v)), strict=True):
+            for head, q_h in enumerate(channels[: self.heads]):
+                shared = self.heads + head * self.kv_heads // self.heads
+                k_h, v_h = channels[shared], channels[shared + self.kv_heads]
                 scores = self._turn(q_h) @ self._turn(k_h).transpose(1, 2) / math.sqrt(q_h.shape[-1]) + mask
                 read.append(scores.softmax(-1) @ v_h)
             x = x + torch.cat(read, -1) @ out
             gate, up = (self.norms[2 * layer + 1](x) @ gate_up).chunk(2, -1)
             x = x + (gate * torch.sigmoid(gate) * up) @ down
-        return cast(Tensor, self.norms[-1](x) @ self.embedding.T)
+        return cast(Tensor, self.norms[-1](x) @ (self.embedding.T if self.head is None else self.head))
 
-    @staticmethod
-    def _turn(x: Tensor) -> Tensor:
+    def _turn(self, x: Tensor) -> Tensor:
         turned = torch.empty_like(x)
         for position in range(x.shape[1]):
             for pair in range(x.shape[2] // 2):
-                angle = position * 10_000 ** (-2 * pair / x.shape[2])
+                angle = position * self.base ** (-2 * pair / x.shape[2])
                 a, b = x[:, position, 2 * pair], x[:, position, 2 * pair + 1]
                 turned[:, position, 2 * pair] = a * math.cos(angle) - b * math.sin(angle)
                 turned[:, position, 2 * pair + 1] = a * math.sin(angle) + b * math.cos(angle)
         return turned
 
 
-@pytest.fixture
-def stack(tiny_proxy: ProxyConfig) -> StackedDecoder:
-    model = StackedDecoder(tiny_proxy, VOCAB, [3, 4, 5])
+SHAPES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "grouped": {"heads": 4, "kv_heads": 2},
+    "one-key-head": {"heads": 4, "kv_heads": 1},
+    "untied": {"tied_embeddings": False},
+    "rotary-base": {"rotary_base": 100.0},
+    "all": {"heads": 4, "kv_heads": 2, "tied_embeddings": False, "rotary_base": 500.0, "layers": 3},
+}
+
+
+def build(config: ProxyConfig, seeds: Sequence[int] = (3, 4, 5)) -> StackedDecoder:
+    model = StackedDecoder(config, VOCAB, seeds)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():  # gains of exactly 1 and tiny embeddings would hide mistakes
         model.gains_KP.copy_(1 + 0.3 * torch.randn(model.gains_KP.shape, generator=generator))
@@ -85,46 +101,162 @@ def stack(tiny_proxy: ProxyConfig) -> StackedDecoder:
     return model
 
 
+@pytest.fixture
+def stack(tiny_proxy: ProxyConfig) -> StackedDecoder:
+    return build(tiny_proxy)
+
+
+@pytest.fixture(params=SHAPES)
+def shaped(request: pytest.FixtureRequest, tiny_proxy: ProxyConfig) -> StackedDecoder:
+    return build(tiny_proxy.model_copy(update=SHAPES[request.param]))
+
+
+def gradients(stack: StackedDecoder) -> tuple[Tensor, Tensor]:
+    return cast(Tensor, stack.matrices_KP.grad).clone(), cast(Tensor, stack.gains_KP.grad).clone()
+
+
+def trained(stack: StackedDecoder, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    losses = stack.losses(tokens[..., :-1], tokens[..., 1:])
+    stack.backward(losses)
+    return losses.detach(), *gradients(stack)
+
+
 def random_tokens(*shape: int) -> Tensor:
     return torch.randint(VOCAB, shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_logits_and_losses_equal_a_plain_decoder(stack: StackedDecoder) -> None:
+@pytest.mark.parametrize("short", [0, 128])  # the kernel of long contexts, and the attention written out
+def test_logits_losses_and_gradients_equal_a_plain_decoder(
+    shaped: StackedDecoder, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions, "SHORT_CONTEXT", short)
     tokens = random_tokens(3, 2, 17)
-    logits, losses = stack.logits(tokens[..., :-1]), stack.losses(tokens[..., :-1], tokens[..., 1:])
+    logits, (losses, matrices, gains) = shaped.logits(tokens[..., :-1]), trained(shaped, tokens)
     for k in range(3):
-        expected = PlainDecoder(stack, k)(tokens[k, :, :-1])
+        plain = PlainDecoder(shaped, k)
+        expected = plain(tokens[k, :, :-1])
         torch.testing.assert_close(logits[k], expected, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(losses[k], nn.functional.cross_entropy(expected.flatten(0, 1), tokens[k, :, 1:].flatten()))
-
-
-def test_gradients_equal_a_plain_decoder(stack: StackedDecoder) -> None:
-    tokens = random_tokens(3, 2, 17)
-    stack.backward(stack.losses(tokens[..., :-1], tokens[..., 1:]))
-    assert stack.matrices_KP.grad is not None
-    assert stack.gains_KP.grad is not None
-    for k in range(3):
-        plain = PlainDecoder(stack, k)
-        loss = nn.functional.cross_entropy(plain(tokens[k, :, :-1]).flatten(0, 1), tokens[k, :, 1:].flatten())
+        loss = nn.functional.cross_entropy(expected.flatten(0, 1), tokens[k, :, 1:].flatten())
+        torch.testing.assert_close(losses[k], loss.detach())
         loss.backward()
-        matrices = torch.cat([cast(Tensor, p.grad).flatten() for p in (plain.embedding, *plain.matrices)])
-        gains = torch.cat([cast(Tensor, p.grad) for p in plain.norms.parameters()])
-        torch.testing.assert_close(stack.matrices_KP.grad[k], matrices, rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(stack.gains_KP.grad[k], gains, rtol=1e-4, atol=1e-6)
+        owners = [plain.embedding, *plain.matrices, *([] if plain.head is None else [plain.head])]
+        torch.testing.assert_close(matrices[k], torch.cat([cast(Tensor, p.grad).flatten() for p in owners]), rtol=1e-4, atol=1e-5)
+        flat = torch.cat([cast(Tensor, p.grad) for p in plain.norms.parameters()])
+        torch.testing.assert_close(gains[k], flat, rtol=1e-4, atol=1e-5)
 
 
-def test_a_step_through_many_passes_of_the_head_equals_one_pass(stack: StackedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("logits", [1, 7 * VOCAB, 2 * 2 * 16 * VOCAB, 2**20])  # a token; 7; two proxies and one; all three
+@pytest.mark.parametrize("tokens_at_once", [1, 2 * 32, 4096])
+def test_a_step_in_many_passes_equals_one_pass(
+    shaped: StackedDecoder, logits: int, tokens_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = random_tokens(3, 2, 17)
-    seen = []
-    for cached in (1, 2 * 2 * 16 * VOCAB, 2**20):  # one proxy at a time, two and then the last one, all three
-        monkeypatch.setattr("regmix_active.proxy.model.CACHED_LOGITS", cached)
+    expected = trained(shaped, tokens)
+    monkeypatch.setitem(functions.LOGITS_BYTES, "cpu", 4 * logits)
+    monkeypatch.setattr("regmix_active.proxy.model.PASS_TOKENS", tokens_at_once)
+    for found, once in zip(trained(shaped, tokens), expected, strict=True):
+        torch.testing.assert_close(found, once, rtol=1e-4, atol=1e-6)
+
+
+def test_the_head_never_holds_all_logits(stack: StackedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    largest, softmax = 0, torch.softmax
+
+    def watched(scores: Tensor, *args: Any, **options: Any) -> Tensor:
+        nonlocal largest
+        if scores.shape[-1] == VOCAB:
+            largest = max(largest, scores.numel())
+        return softmax(scores, *args, **options)
+
+    monkeypatch.setattr(torch, "softmax", watched)
+    monkeypatch.setitem(functions.LOGITS_BYTES, "cpu", 4 * 7 * VOCAB)
+    trained(stack, random_tokens(3, 2, 17))
+    assert largest == 7 * VOCAB
+
+
+def test_block_losses_are_what_losses_average(stack: StackedDecoder) -> None:
+    tokens = random_tokens(3, 4, 17)
+    blocks = stack.block_losses(tokens[..., :-1], tokens[..., 1:])
+    assert blocks.shape == (3, 4)
+    assert not blocks.requires_grad
+    with torch.inference_mode():
         losses = stack.losses(tokens[..., :-1], tokens[..., 1:])
-        stack.backward(losses)
-        assert stack.matrices_KP.grad is not None
-        seen.append((losses.detach(), stack.matrices_KP.grad.clone()))
-    for losses, gradient in seen[1:]:
-        torch.testing.assert_close(losses, seen[0][0], rtol=1e-6, atol=0)
-        torch.testing.assert_close(gradient, seen[0][1], rtol=1e-5, atol=1e-8)
+    assert not losses.requires_grad
+    torch.testing.assert_close(losses, blocks.mean(1))
+    for b in range(4):
+        alone = stack.block_losses(tokens[:, b : b + 1, :-1], tokens[:, b : b + 1, 1:])
+        torch.testing.assert_close(blocks[:, b : b + 1], alone)
+
+
+def test_scoring_neither_touches_nor_makes_gradients(stack: StackedDecoder) -> None:
+    tokens = random_tokens(3, 2, 17)
+    stack.block_losses(tokens[..., :-1], tokens[..., 1:])
+    assert stack._sums_KP is None
+    losses = stack.losses(tokens[..., :-1], tokens[..., 1:])
+    stack.backward(losses)
+    before = gradients(stack)
+    stack.block_losses(tokens[..., 1:], tokens[..., :-1])
+    for old, new in zip(before, gradients(stack), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_losses_of_an_earlier_call_cannot_be_differentiated(stack: StackedDecoder) -> None:
+    tokens = random_tokens(3, 2, 17)
+    early = stack.losses(tokens[..., :-1], tokens[..., 1:])
+    stack.losses(tokens[..., 1:], tokens[..., :-1])
+    with pytest.raises(RuntimeError):
+        stack.backward(early)
+
+
+def test_a_weighted_loss_has_a_weighted_gradient(stack: StackedDecoder) -> None:
+    tokens = random_tokens(3, 2, 17)
+    _, matrices, gains = trained(stack, tokens)
+    weights = torch.tensor([0.5, 2.0, 0.0])
+    stack.backward(stack.losses(tokens[..., :-1], tokens[..., 1:]) * weights)
+    torch.testing.assert_close(gradients(stack)[0], matrices * weights[:, None])
+    torch.testing.assert_close(gradients(stack)[1], gains * weights[:, None])
+
+
+def test_a_proxy_is_the_same_bits_every_time_and_whoever_its_neighbours_are(tiny_proxy: ProxyConfig) -> None:
+    tokens = random_tokens(3, 2, 17)
+    first, again, others = build(tiny_proxy), build(tiny_proxy), build(tiny_proxy)
+    with torch.no_grad():
+        others.matrices_KP[[0, 2]] = math.nan
+    for one, two, three in zip(trained(first, tokens), trained(again, tokens), trained(others, tokens), strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one[1], three[1])
+        assert three[0].isnan().any()
+
+
+def test_bfloat16_products_stay_close(shaped: StackedDecoder) -> None:
+    tokens = random_tokens(3, 8, 17)
+    losses, matrices, gains = trained(shaped, tokens)
+    shaped.mixed_precision = "bf16"
+    low = trained(shaped, tokens)
+    assert [t.dtype for t in low] == [torch.float32] * 3
+    assert not torch.equal(low[0], losses)
+    torch.testing.assert_close(low[0], losses, rtol=0.02, atol=0)
+    for found, exact in ((low[1], matrices), (low[2], gains)):
+        assert torch.all((found - exact).norm(dim=1) < 0.3 * exact.norm(dim=1))
+
+
+def test_autocast_around_it_changes_nothing(stack: StackedDecoder) -> None:
+    tokens = random_tokens(3, 2, 17)
+    expected = trained(stack, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = trained(stack, tokens)
+    for one, two in zip(expected, found, strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.skipif(shutil.which("c++") is None and shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # torch's own, which change from version to version
+def test_compiled_losses_and_gradients_are_the_same(stack: StackedDecoder) -> None:
+    tokens = random_tokens(3, 2, 17)
+    expected = trained(stack, tokens)
+    losses = torch.compile(stack.losses, dynamic=False)(tokens[..., :-1], tokens[..., 1:])
+    stack.backward(losses)
+    for found, eager in zip((losses.detach(), *gradients(stack)), expected, strict=True):
+        torch.testing.assert_close(found, eager, rtol=1e-4, atol=1e-6)
 
 
 def test_the_gradient_of_one_loss_is_zero_in_all_other_rows(stack: StackedDecoder) -> None:
@@ -172,3 +304,12 @@ def test_an_impossible_token_costs_finitely_many_nats(stack: StackedDecoder) -> 
 def test_parameter_count(stack: StackedDecoder) -> None:
     per_layer = 16 * 48 + 16 * 16 + 16 * 48 + 24 * 16 + 2 * 16
     assert stack.parameters_per_proxy == VOCAB * 16 + 2 * per_layer + 16
+
+
+def test_an_own_head_is_drawn_after_everything_else(tiny_proxy: ProxyConfig) -> None:
+    tied = StackedDecoder(tiny_proxy, VOCAB, [7])
+    untied = StackedDecoder(tiny_proxy.model_copy(update={"tied_embeddings": False}), VOCAB, [7])
+    assert torch.equal(untied.matrices_KP[:, : tied.matrices_KP.shape[1]], tied.matrices_KP)
+    head = untied.matrices_KP[:, tied.matrices_KP.shape[1] :]
+    assert head.shape == (1, 16 * VOCAB)
+    torch.testing.assert_close(head.std(), torch.tensor(16**-0.5), rtol=0.1, atol=0)

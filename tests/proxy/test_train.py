@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,11 @@ from regmix_active.errors import CorpusError
 from regmix_active.proxy import model as model_module
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.blocks import TokenSource
-from regmix_active.proxy.train import clip_per_proxy, learning_rate, total_steps, train_stack
+from regmix_active.proxy.checkpoint import Checkpoint, Checkpoints
+from regmix_active.proxy.optimizer import clip_per_proxy, learning_rate, total_steps
+from regmix_active.proxy.plan import TrainingPlan
+from regmix_active.proxy.train import Curve, curve_steps, train_stack
+from regmix_active.proxy.trunk import trunks
 
 MIXTURES = ([0.7, 0.2, 0.1, 0.0], [0.05, 0.05, 0.4, 0.5], [0.25, 0.25, 0.25, 0.25])
 
@@ -101,13 +106,13 @@ def test_a_broken_proxy_leaves_its_neighbours_alone(
     monkeypatch: pytest.MonkeyPatch,
     broken: float,
 ) -> None:
-    draw = model_module._initial_matrices
+    draw = model_module.initial_matrices
 
     def break_one(config: ProxyConfig, shapes: Sequence[tuple[int, int]], seed: int) -> torch.Tensor:
         matrices = draw(config, shapes, seed)
         return matrices * broken if seed == 101 else matrices
 
-    monkeypatch.setattr(model_module, "_initial_matrices", break_one)
+    monkeypatch.setattr(model_module, "initial_matrices", break_one)
     first, second, third = train_stack(source, tiny_proxy, requests())
     assert second.failure is not None
     assert second.failure.startswith("diverged: loss or gradient not finite, or gradient zero, at step 1 of 100")
@@ -166,5 +171,129 @@ def test_clipping_is_per_proxy() -> None:
 def test_reading_ahead_changes_nothing(
     source: TokenSource, tiny_proxy: ProxyConfig, stacked: list[ProxyResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regmix_active.proxy.train.READ_AHEAD_STEPS", 7)
+    monkeypatch.setattr("regmix_active.proxy.feed.READ_AHEAD_STEPS", 7)
     assert without_time(train_stack(source, tiny_proxy, requests())) == without_time(stacked)
+
+
+@pytest.mark.parametrize("k", [1, 3, 16])
+def test_two_hundred_steps_of_a_stack_equal_separate_trainings(source: TokenSource, tiny_proxy: ProxyConfig, k: int) -> None:
+    config = tiny_proxy.model_copy(update={"tokens": 200 * 64})
+    rng = np.random.default_rng(k)
+    asked = [ProxyRequest(slot, rng.dirichlet(np.full(4, 0.5)), slot, 50 + slot) for slot in range(k)]
+    alone = [train_stack(source, config, [request])[0] for request in asked]
+    np.testing.assert_allclose(losses(train_stack(source, config, asked)), losses(alone), rtol=1e-5)
+
+
+def test_every_proxy_may_learn_in_its_own_way(source: TokenSource, tiny_proxy: ProxyConfig, stacked: list[ProxyResult]) -> None:
+    asked = requests()
+    asked[0] = dataclasses.replace(asked[0], learning_rate=1e-3)
+    asked[1] = dataclasses.replace(asked[1], weight_decay=2.0, clip=0.1)
+    results = train_stack(source, tiny_proxy, asked)
+    alone = [train_stack(source, tiny_proxy, [request])[0] for request in asked]
+    np.testing.assert_allclose(losses(results), losses(alone), rtol=1e-5)
+    assert not np.allclose(losses(results[:1]), losses(stacked[:1]), rtol=1e-3)
+    assert not np.allclose(losses(results[1:2]), losses(stacked[1:2]), rtol=1e-3)
+    np.testing.assert_allclose(losses(results[2:]), losses(stacked[2:]), rtol=1e-5)
+
+
+def test_micro_batches_add_up(source: TokenSource, tiny_proxy: ProxyConfig, stacked: list[ProxyResult]) -> None:
+    for micro_batch in (1, 2):
+        parts = train_stack(source, tiny_proxy, requests(), plan=TrainingPlan(micro_batch=micro_batch))
+        np.testing.assert_allclose(losses(parts), losses(stacked), rtol=1e-5)
+
+
+def test_the_learning_curve(source: TokenSource, tiny_proxy: ProxyConfig, stacked: list[ProxyResult]) -> None:
+    assert curve_steps(tiny_proxy) == [12, 25, 50, 100]
+    for result in stacked:
+        assert list(result.curve) == ["768", "1600", "3200"]
+        means = [float(np.mean(list(point.values()))) for point in result.curve.values()]
+        assert means[0] > means[-1] > np.mean(list(result.losses.values()))
+    without = train_stack(source, tiny_proxy.model_copy(update={"curve": 0}), requests())
+    assert losses(without) == losses(stacked)
+    assert [result.curve for result in without] == [{}, {}, {}]
+
+
+class StopSecond:
+    """Finds slot 11 hopeless after 25 steps."""
+
+    def hopeless(self, curves: Mapping[int, Curve], step: int) -> set[int]:
+        return {11} if step == 25 else set()
+
+
+def test_a_stopped_proxy_leaves_its_neighbours_alone(
+    source: TokenSource, tiny_proxy: ProxyConfig, stacked: list[ProxyResult]
+) -> None:
+    first, second, third = train_stack(source, tiny_proxy, requests(), stopping=StopSecond())
+    assert second.stopped
+    assert (second.losses, second.failure, second.tokens) == ({}, None, 25 * 64)
+    assert list(second.curve) == ["768", "1600"]
+    np.testing.assert_allclose(losses([first, third]), losses([stacked[0], stacked[2]]), rtol=1e-6)
+
+
+def test_a_stack_may_be_stopped_whole(source: TokenSource, tiny_proxy: ProxyConfig) -> None:
+    class StopAll:
+        def hopeless(self, curves: Mapping[int, Curve], step: int) -> set[int]:
+            return set(curves)
+
+    results = train_stack(source, tiny_proxy, requests(), stopping=StopAll())
+    assert all(result.stopped and result.tokens == 12 * 64 for result in results)
+
+
+class KilledAt(Checkpoints):
+    """Saves at one step, and dies of it."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        super().__init__(path, "job", 1)
+        self.left = step
+
+    def due(self) -> bool:
+        self.left -= 1
+        return self.left == 0
+
+    def save(self, make: Callable[[], Checkpoint]) -> None:
+        super().save(make)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stopping", [None, StopSecond()])
+@pytest.mark.parametrize("step", [7, 12, 60, 100])
+def test_a_killed_training_resumes_at_its_step_with_the_same_bits(
+    source: TokenSource, tiny_proxy: ProxyConfig, tmp_path: Path, step: int, stopping: StopSecond | None
+) -> None:
+    asked = requests()
+    asked[0] = dataclasses.replace(asked[0], learning_rate=1e-3)  # every proxy a group of the optimiser
+    unbroken = train_stack(source, tiny_proxy, asked, stopping=stopping)
+    with pytest.raises(KeyboardInterrupt):
+        train_stack(source, tiny_proxy, asked, checkpoints=KilledAt(tmp_path / "c", step), stopping=stopping)
+    found = Checkpoints(tmp_path / "c", "job", 1).load()
+    assert found is not None
+    assert found.state["step"] == step
+    resumed = train_stack(source, tiny_proxy, asked, checkpoints=Checkpoints(tmp_path / "c", "job", 1), stopping=stopping)
+    assert without_time(resumed) == without_time(unbroken)
+
+
+def test_a_mode_that_the_machine_lacks_falls_back(
+    source: TokenSource, tiny_proxy: ProxyConfig, stacked: list[ProxyResult], caplog: pytest.LogCaptureFixture
+) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA graphs")
+    found = train_stack(source, tiny_proxy, requests(), plan=TrainingPlan(mode="cuda-graph"))
+    assert without_time(found) == without_time(stacked)
+    assert "no CUDA device" in caplog.text
+
+
+def test_a_trunk_is_trained_once_and_started_from(source: TokenSource, tiny_proxy: ProxyConfig, tmp_path: Path) -> None:
+    config = tiny_proxy.model_copy(update={"trunk_tokens": 6_400, "tokens": 640})
+    asked = [dataclasses.replace(request, init_seed=5) for request in requests()]
+    start = trunks(source, "f", config, np.full(4, 0.25), [5, 5, 5], tmp_path)
+    assert [part.shape[0] for part in start] == [3, 3]
+    warm = train_stack(source, config, asked, start=start)
+    cold = train_stack(source, config, asked)
+    assert (np.mean(losses(warm), axis=1) < np.mean(losses(cold), axis=1)).all()
+    (kept,) = tmp_path.glob("*.safetensors")
+    written = kept.stat().st_mtime_ns
+    again = trunks(source, "f", config, np.full(4, 0.25), [5], tmp_path)
+    assert kept.stat().st_mtime_ns == written
+    assert torch.equal(again[0][0], start[0][1])
+    trunks(source, "other tokens", config, np.full(4, 0.25), [5], tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2

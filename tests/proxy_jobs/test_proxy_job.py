@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,10 @@ from hypothesis import strategies as st
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ProxyError
-from regmix_active.proxy import calibrate, train
+from regmix_active.proxy import attempt
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob, read_results, run_job, write_results
+from regmix_active.proxy.plan import TrainingPlan
 
 REQUESTS = (ProxyRequest(3, np.array([0.1, 0.2, 0.7]), 11, 12), ProxyRequest(4, np.array([1 / 3, 1 / 3, 1 / 3]), 11, 13))
 JOB = ProxyJob(REQUESTS, ProxyConfig(layers=1), Path("/data/store"), "f00d")
@@ -38,7 +37,7 @@ def changed(request: int = 0, **fields: Any) -> ProxyJob:
 
 def test_a_job_is_named_by_what_its_result_depends_on() -> None:
     assert re.fullmatch("[0-9a-f]{16}", JOB.key)
-    assert dataclasses.replace(JOB, store=Path("/elsewhere")).key == JOB.key
+    assert dataclasses.replace(JOB, store=Path("/elsewhere"), checkpoint_minutes=3, halvings=1).key == JOB.key
     others = [
         changed(weights=np.array([0.1, 0.2, np.nextafter(0.7, 1)])),
         changed(slot=5),
@@ -47,6 +46,12 @@ def test_a_job_is_named_by_what_its_result_depends_on() -> None:
         dataclasses.replace(JOB, requests=REQUESTS[::-1]),
         dataclasses.replace(JOB, requests=REQUESTS[:1]),
         dataclasses.replace(JOB, fingerprint="beef"),
+        dataclasses.replace(JOB, plan=TrainingPlan(micro_batch=4)),
+        dataclasses.replace(JOB, trunk=(0.2, 0.3, 0.5)),
+        dataclasses.replace(JOB, stopping={"pruner": "median"}),
+        changed(learning_rate=1e-3),
+        changed(1, weight_decay=0.0),
+        changed(1, clip=2.0),
         dataclasses.replace(JOB, proxy=ProxyConfig(layers=1, learning_rate=8.0001e-3)),
     ]
     assert len({JOB.key, *(job.key for job in others)}) == 1 + len(others)
@@ -95,7 +100,7 @@ def test_a_damaged_result_counts_as_none(tmp_path: Path, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", "null", '{"format": 2, "sha256": "", "results": []}', '{"format": 1}', "\x00" * 100]
+    "content", ["[]", "{}", "null", '{"format": 3, "sha256": "", "results": []}', '{"format": 1}', "\x00" * 100]
 )
 def test_other_files_are_no_results(tmp_path: Path, content: str) -> None:
     (tmp_path / "r.json").write_text(content)
@@ -110,7 +115,9 @@ class _Trained:
     def __init__(self) -> None:
         self.calls: list[tuple[ProxyConfig, tuple[int, ...], str]] = []
 
-    def train(self, store: Any, proxy: ProxyConfig, requests: Any, device: str) -> list[ProxyResult]:
+    def train(
+        self, store: Any, proxy: ProxyConfig, requests: Any, device: str, plan: TrainingPlan, **how: Any
+    ) -> list[ProxyResult]:
         self.calls.append((proxy, tuple(request.slot for request in requests), device))
         return RESULTS
 
@@ -119,7 +126,7 @@ class _Trained:
 def trained(monkeypatch: pytest.MonkeyPatch) -> _Trained:
     trained = _Trained()
     monkeypatch.setattr(TokenStore, "open", lambda path: trained)
-    monkeypatch.setattr(train, "train_stack", trained.train)
+    monkeypatch.setattr(attempt, "train_stack", trained.train)
     return trained
 
 
@@ -146,28 +153,6 @@ def test_other_tokens_are_refused(tmp_path: Path, trained: _Trained) -> None:
 
 def test_job_files_are_json_that_people_can_read(tmp_path: Path) -> None:
     content = json.loads(JOB.write(tmp_path).read_text())
-    assert content["format"] == 1
+    assert content["format"] == 2
     assert content["store"] == "/data/store"
-    assert content["requests"][0] == {"slot": 3, "weights": [0.1, 0.2, 0.7], "init_seed": 11, "data_seed": 12}
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[int]]:
-    """A trainer that takes 5 s and 0.1 s per step; returns the steps of every training."""
-    now, trainings = [0.0], []
-
-    def fake(store: Any, proxy: ProxyConfig, requests: Any, device: str) -> None:
-        steps = proxy.tokens // (proxy.batch_size * proxy.context)
-        trainings.append(steps)
-        now[0] += 5 + 0.1 * steps
-
-    monkeypatch.setattr(calibrate, "train_stack", fake)
-    monkeypatch.setattr("regmix_active.proxy.calibrate.time.perf_counter", lambda: now[0])
-    return lambda: trainings
-
-
-def test_calibration_extrapolates(clock: Callable[[], list[int]]) -> None:
-    store: Any = SimpleNamespace(natural_shares=np.array([0.5, 0.5]))
-    proxy = ProxyConfig(tokens=1000 * 256, batch_size=4, context=64)
-    assert calibrate.proxy_seconds(store, proxy, stack=4, device="cpu") == pytest.approx((5 + 100) / 4)
-    assert max(clock()) == calibrate.LONG
+    assert content["requests"][0] | {"slot": 3, "weights": [0.1, 0.2, 0.7], "init_seed": 11} == content["requests"][0]

@@ -17,10 +17,11 @@ from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob, write_results
+from regmix_active.proxy.planner import SwarmPlan
 from regmix_active.proxy.runner import ATTEMPTS, FunctionRunner, SwarmRunner
 
 QUICK = settings(max_examples=40, derandomize=True, deadline=None)
-STORE: Any = SimpleNamespace(domains=("a", "b"), path=Path("/store"), fingerprint="f")
+STORE: Any = SimpleNamespace(domains=("a", "b"), path=Path("/store"), fingerprint="f", proxy_weights=lambda weights: weights)
 
 
 class FakeExecutor:
@@ -59,21 +60,33 @@ def requests(n: int) -> list[ProxyRequest]:
     return [ProxyRequest(slot, np.array([slot / 100, 1 - slot / 100]), 1, 2) for slot in range(n)]
 
 
-def swarm(folder: Path, executor: FakeExecutor, stack: int = 4) -> SwarmRunner:
-    return SwarmRunner(STORE, ProxyConfig(), stack, executor, folder)
+def swarm(folder: Path, executor: FakeExecutor, stack: int = 4, workers: int = 1) -> SwarmRunner:
+    return SwarmRunner(STORE, ProxyConfig(), SwarmPlan(stack, workers), executor, folder)
 
 
 @QUICK
-@given(st.integers(1, 40), st.integers(1, 9), st.randoms(use_true_random=False))
-def test_stacks_are_few_even_and_in_order(n: int, stack: int, random: Any) -> None:
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_stacks_are_few_even_and_in_order(n: int, stack: int, workers: int, random: Any) -> None:
     asked = requests(n)
     random.shuffle(asked)
-    jobs = swarm(Path("/x"), FakeExecutor(), stack).jobs(asked)
+    jobs = swarm(Path("/x"), FakeExecutor(), stack, workers).jobs(asked)
     assert [r.slot for job in jobs for r in job.requests] == list(range(n))
     sizes = [len(job.requests) for job in jobs]
-    assert len(jobs) == -(-n // stack)
+    fewest = -(-n // stack)
+    assert fewest <= len(jobs) <= max(fewest, workers)
     assert max(sizes) <= stack
     assert max(sizes) - min(sizes) <= 1
+    if fewest < len(jobs):
+        assert min(sizes) >= 2, "a worker more is not worth a stack of one"
+
+
+def test_a_small_round_keeps_every_worker_busy() -> None:
+    def sizes(n: int, stack: int, workers: int) -> list[int]:
+        return [len(job.requests) for job in swarm(Path("/x"), FakeExecutor(), stack, workers).jobs(requests(n))]
+
+    assert sizes(16, 16, 4) == [4] * 4
+    assert sizes(64, 8, 4) == [8] * 8
+    assert sizes(8, 8, 16) == [2] * 4
 
 
 def test_every_slot_once(tmp_path: Path) -> None:
@@ -119,6 +132,17 @@ def test_a_crashed_job_is_tried_again(tmp_path: Path) -> None:
     results = list(swarm(tmp_path, executor).run(requests(8)))
     assert all(result.failure is None for result in results)
     assert len(executor.submitted) == 3
+
+
+def test_a_job_whose_process_died_is_tried_in_halves(tmp_path: Path) -> None:
+    halvings: list[int] = []
+
+    def train(job: ProxyJob, attempt: int) -> str | None:
+        halvings.append(job.halvings)
+        return "killed" if attempt == 1 else None
+
+    list(swarm(tmp_path, FakeExecutor(train)).run(requests(4)))
+    assert halvings == [0, 1]
 
 
 def test_a_job_that_keeps_crashing_fails_alone(tmp_path: Path) -> None:

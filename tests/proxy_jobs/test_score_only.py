@@ -14,6 +14,7 @@ from regmix_active.errors import ConfigError
 from regmix_active.execution.base import Executor
 from regmix_active.proxy.base import ProxyRequest
 from regmix_active.proxy.job import run_job
+from regmix_active.proxy.planner import SwarmPlan
 from regmix_active.proxy.runner import SwarmRunner
 
 
@@ -48,7 +49,7 @@ def store(tiny: Path, cache: Path) -> TokenStore:
 
 def swarm(store: TokenStore, tiny: Path, folder: Path, score_only: tuple[str, ...]) -> SwarmRunner:
     executor: Executor = HereExecutor()
-    return SwarmRunner(store, load_config(tiny).config.proxy, 2, executor, folder, score_only)
+    return SwarmRunner(store, load_config(tiny).config.proxy, SwarmPlan(2, 1), executor, folder, score_only)
 
 
 def test_scored_but_not_trained(store: TokenStore, tiny: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_the_mixture(folder: RunFolder, found: Recommendation, record: StudyReco
     assert predicted["best_trained"]["slot"] == 5
     assert predicted["best_trained"]["trained"] == round(found.best_value, 6)
     assert content["predicted_losses"]["日本: 1"] == {"found": 3.0, "std": 0.3, "natural": 3.5}
-    assert content["runs"] == {"completed": 1, "failed": 1}
+    assert content["runs"] == {"completed": 1, "stopped": 0, "failed": 1}
     assert (content["study"], content["seed"], content["surrogate"], content["target"]) == ("s", 3, "gp", "mean of 3 losses")
     assert (content["simulated"], content["averaged"]) == (1000, 64)
     assert {"python", "torch", "optuna", "numpy"} <= set(content["versions"])

@@ -1,0 +1,75 @@
+"""Verbs that train, started on several ranks or machines: one of them drives, the others only train."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from regmix_active.config.schema import ExecutionConfig, RunConfig
+    from regmix_active.execution.ranks import Member
+    from regmix_active.observer import Observer
+
+
+@contextlib.contextmanager
+def driving(folder: Path, execution: ExecutionConfig) -> Iterator[Member | None]:
+    """Go on as the driver, or train for it and exit when it is done.
+
+    Args:
+        folder: The run folder, under the same path on every machine.
+        execution: Names the Accelerate configuration, if there is one.
+
+    Yields:
+        The place in a launch; None outside of one.
+    """
+    from regmix_active.execution.ranks import under_launcher
+
+    board = folder / "jobs" / "board"
+    if under_launcher():
+        from regmix_active.execution.ranks import join
+        from regmix_active.proxy.job import run_job
+
+        with join(board) as member:
+            if member.place.rank != 0:
+                member.serve(run_job)
+                raise click.exceptions.Exit(0)
+            yield member
+        return
+    _attend_if_told(board, execution)
+    yield None
+
+
+def _attend_if_told(board: Path, execution: ExecutionConfig) -> None:
+    """On the machines of an Accelerate configuration that are not its first: start this one's ranks, and stay until they end."""
+    if execution.accelerate_config is None:
+        return
+    from functools import partial
+
+    from regmix_active.execution.accelerate_config import launch_command, read_accelerate_config
+    from regmix_active.execution.launched import attend
+
+    launch = read_accelerate_config(execution.accelerate_config)
+    if launch is not None and launch.machines > 1 and launch.machine_rank > 0:
+        attend(partial(launch_command, launch), board)
+        raise click.exceptions.Exit(0)
+
+
+@contextlib.contextmanager
+def tracked(config: RunConfig, folder: Path, view: Observer) -> Iterator[Observer]:
+    """What watches a search: its view, and the trackers of ``execution.log_with``.
+
+    Raises:
+        ConfigError: If a tracker is unknown or not installed.
+    """
+    if not config.execution.log_with:
+        yield view
+        return
+    from regmix_active.report.trackers import Observers, TrackedSearch, make_trackers
+
+    trackers = make_trackers(config.execution.log_with, config.name, folder / "trackers")
+    with TrackedSearch(trackers, config.model_dump(mode="json", exclude={"study"})) as search:
+        yield Observers(view, search)

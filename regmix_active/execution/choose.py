@@ -1,0 +1,84 @@
+"""What this search trains on: the devices that the user, Accelerate or a launcher gives it, and the executor that uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regmix_active.config.schema import ExecutionConfig
+from regmix_active.execution.accelerate_config import LaunchConfig, devices_of, launch_command, launch_of, read_accelerate_config
+from regmix_active.execution.base import Executor
+from regmix_active.execution.local import LocalExecutor, Task, local_devices
+
+if TYPE_CHECKING:
+    from regmix_active.execution.ranks import Member
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What there is to train on.
+
+    Attributes:
+        devices: A torch device per worker, this machine's first.
+        launch: What the user's Accelerate configuration asks for, if there is one.
+        member: This process's place in a launch (``accelerate launch``, ``torchrun``), if it is in one.
+    """
+
+    devices: Sequence[str]
+    launch: LaunchConfig | None = None
+    member: Member | None = None
+
+    def settled(self, execution: ExecutionConfig) -> ExecutionConfig:
+        """The settings, with what the Accelerate configuration says where they leave it open."""
+        if self.launch is None:
+            return execution
+        update: dict[str, str] = {}
+        if execution.mixed_precision == "auto" and self.launch.mixed_precision is not None:
+            update["mixed_precision"] = self.launch.mixed_precision
+        if execution.parallel == "auto" and self.launch.fsdp:
+            update["parallel"] = "data"
+        return execution.model_copy(update=update)
+
+
+def find_machines(execution: ExecutionConfig, member: Member | None = None) -> Machines:
+    """Look for devices.
+
+    Args:
+        execution: The settings: number of workers, Accelerate configuration.
+        member: Of a launch, whose ranks are the workers then.
+
+    Raises:
+        ConfigError: If the Accelerate configuration cannot be used here.
+    """
+    if member is not None:
+        return Machines([member.place.device] * member.place.size, None, member)
+    launch = None if execution.workers else read_accelerate_config(execution.accelerate_config)
+    if launch is None:
+        return Machines(local_devices(execution.workers))
+    devices = devices_of(launch)
+    return Machines(devices * launch.machines, launch)
+
+
+def open_executor(machines: Machines, *, together: bool, task: Task, folder: Path) -> Executor:
+    """The executor for these machines.
+
+    Args:
+        machines: What there is.
+        together: All devices train each proxy.
+        task: What is done with a job file.
+        folder: Where a launch's board may be.
+    """
+    from regmix_active.execution.launched import LaunchedExecutor
+    from regmix_active.execution.ranks import RankExecutor
+
+    if machines.member is not None:
+        return RankExecutor(machines.member, task, together=together)
+    several = machines.launch is not None and machines.launch.machines > 1
+    if several or (together and len(machines.devices) > 1):
+        launch = machines.launch or launch_of(machines.devices)
+        return LaunchedExecutor(partial(launch_command, launch), folder, together=together)
+    # One machine needs no launcher: in a pool, a process that dies costs its own job alone.
+    return LocalExecutor(task, machines.devices)
