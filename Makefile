@@ -19,9 +19,9 @@ lint: .venv/.installed
 types: .venv/.installed
 	$(BIN)/mypy
 
-# One thread in every process: a second one only gets in the way of the tests' own worker processes.
+# Two processes of tests, one thread in each: more threads only get in the way of the tests' own worker processes.
 tests: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

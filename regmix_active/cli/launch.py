@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def driving(folder: Path, execution: ExecutionConfig) -> Iterator[Member | None]:
+def driving(execution: ExecutionConfig, *job_folders: Path) -> Iterator[Member | None]:
     """Go on as the driver, or train for it and exit when it is done.
 
     Args:
-        folder: The run folder, under the same path on every machine.
         execution: Names the Accelerate configuration, if there is one.
+        job_folders: Where the driver will post jobs, one after the other, under the same paths on every machine.
 
     Yields:
         The place in a launch; None outside of one.
     """
     from regmix_active.execution.ranks import under_launcher
 
-    board = folder / "jobs" / "board"
+    boards = [folder / "board" for folder in job_folders]
     if under_launcher():
         from regmix_active.execution.ranks import join
         from regmix_active.proxy.job import run_job
 
-        with join(board) as member:
+        with join(boards[0]) as member:
             if member.place.rank != 0:
                 member.serve(run_job)
                 raise click.exceptions.Exit(0)
             yield member
         return
-    _attend_if_told(board, execution)
+    _attend_if_told(boards, execution)
     yield None
 
 
-def _attend_if_told(board: Path, execution: ExecutionConfig) -> None:
+def _attend_if_told(boards: Sequence[Path], execution: ExecutionConfig) -> None:
     """On the machines of an Accelerate configuration that are not its first: start this one's ranks, and stay until they end."""
     if execution.accelerate_config is None:
         return
@@ -54,7 +54,8 @@ def _attend_if_told(board: Path, execution: ExecutionConfig) -> None:
 
     launch = read_accelerate_config(execution.accelerate_config)
     if launch is not None and launch.machines > 1 and launch.machine_rank > 0:
-        attend(partial(launch_command, launch), board)
+        for board in boards:
+            attend(partial(launch_command, launch), board)
         raise click.exceptions.Exit(0)
 
 

@@ -84,8 +84,11 @@ def command(
     )
     loaded = load_config(config, overrides.items())
 
+    from regmix_active.report.folder import RunFolder
+
     folder = out or Path("runs") / loaded.config.name
-    with driving(folder, loaded.config.execution) as member:
+    jobs = RunFolder(folder).jobs
+    with driving(loaded.config.execution, jobs, *[jobs / "verify"] * prove) as member:
         _search(loaded, folder, member, prove)
 
 

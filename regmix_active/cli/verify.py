@@ -28,10 +28,11 @@ def command(run: Path, storage: str | None, seeds: int | None, workers: int | No
     The found mixture is the one in RUN/mixture.yaml, scored by the target that it was found for.
     Prints their true targets with standard errors and a verdict; all seeds are new, so that luck in the search does not count.
     """
+    from regmix_active.report.folder import RunFolder
     from regmix_active.search.active import ActiveSearch
 
     loaded = load_run(run, {"study.storage": storage, "verify.seeds": seeds, "execution.workers": workers})
-    with driving(run, loaded.config.execution) as member:
+    with driving(loaded.config.execution, RunFolder(run).jobs / "verify") as member:
         search = ActiveSearch(loaded, out=run, member=member)
         screen = console()
         with screen.status("reading the study"):

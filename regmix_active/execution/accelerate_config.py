@@ -209,3 +209,17 @@ def _gpus(path: Path, ids: str | int | None) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"{path}: `gpu_ids: {text}` must be `all` or numbers such as `0,1`; mend it") from None
+
+
+def launched_with() -> tuple[Literal["no", "bf16"] | None, bool]:
+    """Mixed precision (None: not said) and FSDP, as ``accelerate launch`` hands them to the processes that it starts.
+
+    Raises:
+        ConfigError: If the precision is not supported.
+    """
+    from accelerate.utils import parse_flag_from_env
+
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "")
+    if precision not in ("", "no", "bf16"):
+        raise ConfigError(f"accelerate launch: mixed precision {precision!r} is not supported; start it with `no` or `bf16`")
+    return ("bf16" if precision == "bf16" else "no" if precision else None), bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))

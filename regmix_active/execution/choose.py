@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regmix_active.config.schema import ExecutionConfig
-from regmix_active.execution.accelerate_config import LaunchConfig, devices_of, launch_command, launch_of, read_accelerate_config
+from regmix_active.execution.accelerate_config import (
+    LaunchConfig,
+    devices_of,
+    launch_command,
+    launch_of,
+    launched_with,
+    read_accelerate_config,
+)
 from regmix_active.execution.base import Executor
 from regmix_active.execution.local import LocalExecutor, Task, local_devices
 
@@ -33,12 +40,16 @@ class Machines:
 
     def settled(self, execution: ExecutionConfig) -> ExecutionConfig:
         """The settings, with what the Accelerate configuration says where they leave it open."""
-        if self.launch is None:
+        if self.launch is not None:
+            precision, fsdp = self.launch.mixed_precision, self.launch.fsdp
+        elif self.member is not None:  # the launcher hands its configuration over in the environment
+            precision, fsdp = launched_with()
+        else:
             return execution
         update: dict[str, str] = {}
-        if execution.mixed_precision == "auto" and self.launch.mixed_precision is not None:
-            update["mixed_precision"] = self.launch.mixed_precision
-        if execution.parallel == "auto" and self.launch.fsdp:
+        if execution.mixed_precision == "auto" and precision is not None:
+            update["mixed_precision"] = precision
+        if execution.parallel == "auto" and fsdp:
             update["parallel"] = "data"
         return execution.model_copy(update=update)
 
