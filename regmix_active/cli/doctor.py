@@ -26,7 +26,7 @@ def command(config: str, budget: int | None) -> None:
     from regmix_active.corpus.build import build_store, default_cache_dir
     from regmix_active.corpus.fit import check_fit
     from regmix_active.execution.local import local_devices, usable_cores
-    from regmix_active.proxy.planner import measured, plan_swarm
+    from regmix_active.proxy.planning.planner import measured, plan_swarm
     from regmix_active.proxy.runner import mixed_domains
     from regmix_active.report.folder import versions
     from regmix_active.strategies import load_strategy

@@ -30,7 +30,7 @@ from regmix_active.mixture.initial import INITIAL_DESIGNS
 from regmix_active.mixture.space import MixtureSpace
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob, read_results, run_job
-from regmix_active.proxy.roofline import token_cost
+from regmix_active.proxy.planning.roofline import token_cost
 from regmix_active.proxy.runner import mixed_domains
 from regmix_active.study.target import Target
 

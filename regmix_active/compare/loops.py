@@ -24,13 +24,13 @@ from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest
 from regmix_active.proxy.blocks import BlockPlan, TokenSource, plan_blocks
-from regmix_active.proxy.decoder import Decoder
-from regmix_active.proxy.evaluate import validation_blocks
-from regmix_active.proxy.functions import NORM_EPS
-from regmix_active.proxy.model import initial_matrices, matrix_shapes
-from regmix_active.proxy.optimizer import learning_rate, total_steps
-from regmix_active.proxy.plan import TrainingPlan
-from regmix_active.proxy.train import StackTraining
+from regmix_active.proxy.model.decoder import Decoder
+from regmix_active.proxy.model.functions import NORM_EPS
+from regmix_active.proxy.model.stacked import initial_matrices, matrix_shapes
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.evaluate import validation_blocks
+from regmix_active.proxy.training.optimizer import learning_rate, total_steps
+from regmix_active.proxy.training.stack import StackTraining
 
 
 class Loop(Protocol):

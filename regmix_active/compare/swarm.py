@@ -30,9 +30,9 @@ from regmix_active.config.schema import RunConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.local import LocalExecutor
-from regmix_active.proxy.optimizer import total_steps
-from regmix_active.proxy.roofline import DevicePeak, token_cost
+from regmix_active.proxy.planning.roofline import DevicePeak, token_cost
 from regmix_active.proxy.runner import mixed_domains
+from regmix_active.proxy.training.optimizer import total_steps
 
 WARM_STEPS, FEWEST_STEPS = 5, 20
 """Steps that are not timed, because the first ones compile, capture and grow memory; and the fewest of a proxy."""

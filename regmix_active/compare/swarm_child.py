@@ -140,7 +140,7 @@ def measure(task: Task, file: Path) -> Outcome:
 
     from regmix_active.compare.loops import RandomTokens
     from regmix_active.corpus.store import TokenStore
-    from regmix_active.proxy.optimizer import total_steps
+    from regmix_active.proxy.training.optimizer import total_steps
 
     source: TokenSource = TokenStore.open(task.store) if task.store else RandomTokens(task.vocab_size, 2_000_000)
     n_steps = total_steps(task.proxy)
@@ -193,7 +193,7 @@ def peak_memory() -> int:
 
 
 def _measure_peak(task: Task) -> Outcome:
-    from regmix_active.proxy.roofline import measure_peak
+    from regmix_active.proxy.planning.roofline import measure_peak
 
     peak = measure_peak(task.device, task.threads)
     return Outcome(peak_flops=peak.flops, peak_copy_bytes=peak.bytes, peak_threads=peak.threads)
@@ -202,7 +202,7 @@ def _measure_peak(task: Task) -> Outcome:
 def _loop(task: Task, source: TokenSource, seeds: tuple[int, ...]) -> Loop:
     from regmix_active.compare.loops import HfLoop, PlainLoop, SwarmLoop
     from regmix_active.proxy.base import ProxyRequest
-    from regmix_active.proxy.plan import TrainingPlan
+    from regmix_active.proxy.planning.plan import TrainingPlan
 
     weights = np.array(task.weights)
     requests = [ProxyRequest(slot, weights, init_seed=seed, data_seed=seed) for slot, seed in enumerate(seeds)]

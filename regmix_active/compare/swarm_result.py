@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from regmix_active.compare.swarm_child import Outcome, Task
-from regmix_active.proxy.roofline import DevicePeak, TokenCost, floor_seconds
+from regmix_active.proxy.planning.roofline import DevicePeak, TokenCost, floor_seconds
 
 Mode = Literal["one-thread", "all-cores", "both"]
 

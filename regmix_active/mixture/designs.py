@@ -111,3 +111,19 @@ def spread(space: MixtureSpace, n: int, rng: np.random.Generator) -> Mixtures:
     centre = np.where(rng.random((n, 1)) < 0.5, prior / prior.sum(), space.uniform)
     strength = np.exp(rng.uniform(np.log(0.3), np.log(20.0 * space.dim), size=(n, 1)))
     return space.dirichlet(n, centre * strength, rng)
+
+
+def farthest_first(points: NDArray[np.float64], n: int, opens: NDArray[np.int64] | None = None) -> list[int]:
+    """Rows far from each other: the first, then always the one farthest from all before it (Kennard and Stone, 1969).
+
+    Args:
+        points: Shape ``(q, d)``.
+        n: How many, at most q.
+        opens: From which step on each may be chosen, shape ``(q,)``.
+    """
+    chosen = [0]
+    distance = np.linalg.norm(points - points[0], axis=1)
+    for step in range(1, n):
+        chosen.append(int(np.argmax(distance if opens is None else np.where(opens <= step, distance, -np.inf))))
+        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
+    return chosen

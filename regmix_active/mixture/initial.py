@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regmix_active.errors import StrategyError
-from regmix_active.mixture.designs import below_cap, distinct, regmix_design, regmix_draws, round_to_grain, spread
+from regmix_active.mixture.designs import below_cap, distinct, farthest_first, regmix_design, regmix_draws, round_to_grain, spread
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 
 BLOCK = 32
@@ -48,13 +48,7 @@ def maximin_design(space: MixtureSpace, n: int, rng: np.random.Generator) -> Mix
         StrategyError: If the pool holds fewer different mixtures.
     """
     pool, opens = _pool(space, n, rng)
-    points = np.cbrt(pool)
-    chosen = [0]
-    distance = np.linalg.norm(points - points[0], axis=1)
-    for step in range(1, n):
-        chosen.append(int(np.argmax(np.where(opens <= step, distance, -np.inf))))
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
-    return pool[chosen]
+    return pool[farthest_first(np.cbrt(pool), n, opens)]
 
 
 def d_optimal_design(space: MixtureSpace, n: int, rng: np.random.Generator) -> Mixtures:

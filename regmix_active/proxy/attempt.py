@@ -14,12 +14,12 @@ import torch
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
-from regmix_active.proxy.checkpoint import Checkpoints
 from regmix_active.proxy.job import ProxyJob
-from regmix_active.proxy.plan import TrainingPlan
-from regmix_active.proxy.stopping import EarlyStopping
-from regmix_active.proxy.train import train_stack
-from regmix_active.proxy.trunk import trunks
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.checkpoint import Checkpoints
+from regmix_active.proxy.training.stack import train_stack
+from regmix_active.proxy.training.stopping import EarlyStopping
+from regmix_active.proxy.training.trunk import trunks
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class _Attempt:
         job, checkpoints = self.job, self._checkpoints(requests, plan)
         stopping = EarlyStopping.from_json(job.stopping) if job.stopping is not None else None
         if job.proxy.hf is not None or plan.data_parallel:
-            from regmix_active.proxy.data_parallel import train_together
+            from regmix_active.proxy.training.together import train_together
 
             return train_together(self.store, job.proxy, requests, plan, self.device, checkpoints=checkpoints, stopping=stopping)
         start = None

@@ -19,7 +19,7 @@ from regmix_active.atomic import write_atomically
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
-from regmix_active.proxy.plan import DEFAULT_PLAN, TrainingPlan
+from regmix_active.proxy.planning.plan import DEFAULT_PLAN, TrainingPlan
 
 FORMAT = 2
 

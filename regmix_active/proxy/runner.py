@@ -20,8 +20,8 @@ from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob, read_results
 
 if TYPE_CHECKING:
-    from regmix_active.proxy.planner import SwarmPlan
-    from regmix_active.proxy.stopping import EarlyStopping
+    from regmix_active.proxy.planning.planner import SwarmPlan
+    from regmix_active.proxy.training.stopping import EarlyStopping
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class SwarmRunner:
         self, pruner: str, weights: Mapping[str, float], finished: Sequence[Mapping[str, Mapping[str, float]]]
     ) -> SwarmRunner:
         """See :meth:`StoppingRunner.stopping_early`."""
-        from regmix_active.proxy.stopping import EarlyStopping
+        from regmix_active.proxy.training.stopping import EarlyStopping
 
         other = copy.copy(self)
         other._stopping = EarlyStopping.of_curves(pruner, weights, finished, self._proxy)

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from regmix_active.compare.swarm import Watcher
 from regmix_active.compare.swarm_result import ALARM, Method, Range, Section, SwarmBenchmark
-from regmix_active.proxy.roofline import floor_seconds
+from regmix_active.proxy.planning.roofline import floor_seconds
 from regmix_active.report.evaluation import progress
 from regmix_active.report.plots import colour, panels
 

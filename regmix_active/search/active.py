@@ -33,7 +33,7 @@ from regmix_active.surrogate.registry import load_surrogate
 
 if TYPE_CHECKING:
     from regmix_active.execution.ranks import Member
-    from regmix_active.proxy.planner import SwarmPlan
+    from regmix_active.proxy.planning.planner import SwarmPlan
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ class ActiveSearch:
                 held.enter_context(exclusive(file, f"study {self.config.name!r} in {public_url(self.storage)}"))
             held.enter_context(self.folder.logging())
             if self._plan is not None:
-                from regmix_active.proxy.planner import keep
+                from regmix_active.proxy.planning.planner import keep
 
                 keep(self.folder.plan, self._plan)
             yield
@@ -274,7 +274,7 @@ class ActiveSearch:
         from regmix_active.corpus.fit import check_fit
         from regmix_active.execution.choose import find_machines, open_executor
         from regmix_active.proxy.job import run_job
-        from regmix_active.proxy.planner import plan_swarm
+        from regmix_active.proxy.planning.planner import plan_swarm
         from regmix_active.proxy.runner import SwarmRunner
 
         machines = find_machines(self.config.execution, self._member)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
+import numpy as np
 import torch
 from botorch.exceptions.errors import ModelFittingError
 from botorch.exceptions.warnings import OptimizationWarning
@@ -34,6 +35,7 @@ from gpytorch.mlls import ExactMarginalLogLikelihood
 from gpytorch.priors import GammaPrior, LogNormalPrior
 from torch import Tensor
 
+from regmix_active.mixture.designs import farthest_first
 from regmix_active.surrogate.warp import Warp, WeightWarp
 from regmix_active.threads import one_thread
 
@@ -48,16 +50,22 @@ class Stage:
     """One fit.
 
     Attributes:
-        runs: At most so many, evenly spaced over the study.
+        runs: At most so many, those that are farthest from each other.
         iterations: Bound on those of L-BFGS.
     """
 
     runs: int
     iterations: int
 
-    def rows(self, n: int) -> Tensor:
-        """Which of n runs it is made on."""
-        return torch.linspace(0, n - 1, min(n, self.runs), dtype=torch.float64).round().long().unique()
+    def rows(self, X: Tensor) -> Tensor:
+        """Which of the runs, weights ``(n, d)``, it is made on.
+
+        An active search trains most of its proxies where it hopes to win. A fit on a fair sample of them would not see what a
+        domain does that no good mixture holds, and the posterior would promise wonders of it.
+        """
+        if len(X) <= self.runs:
+            return torch.arange(len(X))
+        return torch.tensor(sorted(farthest_first(np.cbrt(X.numpy()), self.runs)))
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ def fit_hyperparameters(
     """
     found: Hyperparameters | None = None
     for stage in stages:
-        rows = stage.rows(len(X))
+        rows = stage.rows(X)
         data = X[rows], Y[rows], None if fixed_noise is None else fixed_noise[rows]
         found = _fit(partial(_model, *data, prior, warp, learn_noise, found), stage.iterations, Y.shape[1], learn_noise)
     if found is None:

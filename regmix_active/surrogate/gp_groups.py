@@ -42,7 +42,7 @@ def fit_in_groups(
     shared = fit_hyperparameters(X, means, missing, learn_noise=True, warp=warp, **options).rows(member)
     if not learn_noise:
         return Hyperparameters(shared.exponent, shared.lengthscale, shared.scale, torch.zeros_like(shared.noise), shared.constant)
-    rows = options["stages"][-1].rows(len(X))
+    rows = options["stages"][-1].rows(X)
     inputs, Y, seen = warped(X[rows], warp, shared.exponent), Y[rows], seen[rows]
     fitted = [_own(inputs[seen[:, j]] / shared.lengthscale[j], Y[seen[:, j], j]) for j in range(Y.shape[1])]
     scale, noise, constant = (torch.stack(values) for values in zip(*fitted, strict=True))

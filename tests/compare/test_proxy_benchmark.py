@@ -17,7 +17,7 @@ from regmix_active.config.load import load_config
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.corpus.build import CACHE_VARIABLE, build_store
 from regmix_active.errors import ConfigError, ProxyError
-from regmix_active.proxy.roofline import token_cost
+from regmix_active.proxy.planning.roofline import token_cost
 
 
 @pytest.fixture(autouse=True)

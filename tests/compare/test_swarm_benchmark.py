@@ -30,9 +30,9 @@ from regmix_active.corpus.build import build_store
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.proxy.base import ProxyRequest
-from regmix_active.proxy.model import StackedDecoder
-from regmix_active.proxy.plan import TrainingPlan
-from regmix_active.proxy.roofline import DevicePeak, TokenCost
+from regmix_active.proxy.model.stacked import StackedDecoder
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.planning.roofline import DevicePeak, TokenCost
 from regmix_active.report.swarm import lines, loss_line, section_table, speed_plot
 
 PROXY = ProxyConfig(

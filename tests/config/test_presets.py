@@ -12,8 +12,8 @@ from regmix_active.config.schema import CorpusConfig, DomainConfig
 from regmix_active.corpus.build import build_store
 from regmix_active.errors import ConfigError
 from regmix_active.proxy.base import ProxyRequest
-from regmix_active.proxy.roofline import token_cost
-from regmix_active.proxy.train import train_stack
+from regmix_active.proxy.planning.roofline import token_cost
+from regmix_active.proxy.training.stack import train_stack
 from regmix_active.threads import one_thread
 
 PUBLISHED = {"regmix-1m": 1_310_720, "regmix-60m": 58_982_400, "regmix-1b": 1_130_364_928}

@@ -28,9 +28,9 @@ def train_all(path: str, device: str) -> None:
     from accelerate import PartialState
 
     from regmix_active.corpus.store import TokenStore
-    from regmix_active.proxy.checkpoint import Checkpoints
-    from regmix_active.proxy.data_parallel import train_together
     from regmix_active.proxy.job import ProxyJob
+    from regmix_active.proxy.training.checkpoint import Checkpoints
+    from regmix_active.proxy.training.together import train_together
 
     job, state, kill = ProxyJob.read(Path(path)), PartialState(), Path(f"{path}.kill")
     checkpoints = Checkpoints(Path(f"{path}.checkpoint"), job.key, 1e-9) if job.checkpoint_minutes else None
@@ -49,7 +49,7 @@ def train_all(path: str, device: str) -> None:
 
 def die_at(step: int, kill: Path) -> None:
     """Have this process killed when the second proxy of the job reaches a step."""
-    from regmix_active.proxy.module_training import ModuleTraining
+    from regmix_active.proxy.training.module import ModuleTraining
 
     advance = ModuleTraining.advance
 

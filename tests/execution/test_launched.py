@@ -27,8 +27,8 @@ from regmix_active.execution.board import Board, Ended
 from regmix_active.execution.launched import LaunchedExecutor, attend
 from regmix_active.execution.rank import main
 from regmix_active.proxy.base import ProxyRequest
-from regmix_active.proxy.data_parallel import train_together
 from regmix_active.proxy.job import ProxyJob, read_results, run_job
+from regmix_active.proxy.training.together import train_together
 
 HERE = Path(__file__).parent
 DRIVER = """

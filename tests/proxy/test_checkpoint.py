@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from regmix_active.atomic import write_atomically
-from regmix_active.proxy.checkpoint import Checkpoint, Checkpoints
+from regmix_active.proxy.training.checkpoint import Checkpoint, Checkpoints
 
 SAVED = Checkpoint({"a": torch.arange(6.0).view(2, 3), "b": torch.ones(1)}, {"step": 3, "curves": [[1, 2, {"x": 0.5}]]})
 
@@ -66,7 +66,7 @@ def test_a_crash_between_the_two_files_keeps_the_old_one(path: Path, monkeypatch
             raise KeyboardInterrupt
         write_atomically(file, content)
 
-    monkeypatch.setattr("regmix_active.proxy.checkpoint.write_atomically", crash)
+    monkeypatch.setattr("regmix_active.proxy.training.checkpoint.write_atomically", crash)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(lambda: Checkpoint({"a": torch.zeros(2)}, {"step": 4}))
     found = Checkpoints(path, "m", 1).load()
@@ -76,7 +76,7 @@ def test_a_crash_between_the_two_files_keeps_the_old_one(path: Path, monkeypatch
 
 def test_due_by_the_clock(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("regmix_active.proxy.checkpoint.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("regmix_active.proxy.training.checkpoint.time.monotonic", lambda: now[0])
     often, never = Checkpoints(path, "m", 0.5), Checkpoints(path, "m", 0)
     assert not often.due()
     now[0] = 31.0

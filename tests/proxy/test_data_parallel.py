@@ -25,16 +25,18 @@ from regmix_active.corpus.build import build_store
 from regmix_active.errors import ConfigError
 from regmix_active.execution.accelerate_config import launch_command, launch_of
 from regmix_active.execution.launched import LaunchedExecutor
-from regmix_active.proxy import block_losses, data_parallel, module_training
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
-from regmix_active.proxy.block_losses import BlockLosses
 from regmix_active.proxy.blocks import TokenSource
-from regmix_active.proxy.checkpoint import Checkpoints
-from regmix_active.proxy.data_parallel import train_together
 from regmix_active.proxy.job import ProxyJob
-from regmix_active.proxy.module_training import ModuleTraining, parameter_groups, share
-from regmix_active.proxy.plan import TrainingPlan
-from regmix_active.proxy.train import train_stack
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training import block_losses
+from regmix_active.proxy.training import module as module_training
+from regmix_active.proxy.training import together as data_parallel
+from regmix_active.proxy.training.block_losses import BlockLosses
+from regmix_active.proxy.training.checkpoint import Checkpoints
+from regmix_active.proxy.training.module import ModuleTraining, parameter_groups, share
+from regmix_active.proxy.training.stack import train_stack
+from regmix_active.proxy.training.together import train_together
 
 PLAN = TrainingPlan()
 TASKS = Path(__file__).parents[1] / "execution"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy.decoder import Decoder
-from regmix_active.proxy.model import StackedDecoder
+from regmix_active.proxy.model.decoder import Decoder
+from regmix_active.proxy.model.stacked import StackedDecoder
 
 VOCAB = 40
 SHAPES: dict[str, dict[str, Any]] = {

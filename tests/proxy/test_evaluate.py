@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import CorpusError
 from regmix_active.proxy.blocks import TokenSource
-from regmix_active.proxy.evaluate import bits_per_byte, validation_blocks, validation_losses
-from regmix_active.proxy.model import StackedDecoder
+from regmix_active.proxy.model.stacked import StackedDecoder
+from regmix_active.proxy.training.evaluate import bits_per_byte, validation_blocks, validation_losses
 
 
 class Counting:

@@ -15,12 +15,12 @@ import torch
 
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ConfigError
-from regmix_active.proxy import hf
 from regmix_active.proxy.base import ProxyRequest
 from regmix_active.proxy.blocks import TokenSource
-from regmix_active.proxy.data_parallel import train_together
-from regmix_active.proxy.decoder import Decoder
-from regmix_active.proxy.plan import TrainingPlan
+from regmix_active.proxy.model import hf
+from regmix_active.proxy.model.decoder import Decoder
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.together import train_together
 
 transformers: Any = pytest.importorskip("transformers")
 

@@ -14,9 +14,9 @@ MEASURE = textwrap.dedent(
     import numpy as np, psutil, torch
     from regmix_active.config.schema import ProxyConfig
     from regmix_active.proxy.base import ProxyRequest
-    from regmix_active.proxy.memory import forecast
-    from regmix_active.proxy.plan import TrainingPlan
-    from regmix_active.proxy.train import StackTraining
+    from regmix_active.proxy.planning.memory import forecast
+    from regmix_active.proxy.planning.plan import TrainingPlan
+    from regmix_active.proxy.training.stack import StackTraining
 
     class Source:
         domains, vocab_size = ("a", "b"), 2000

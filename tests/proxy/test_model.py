@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy import functions
-from regmix_active.proxy.model import StackedDecoder
+from regmix_active.proxy.model import functions
+from regmix_active.proxy.model.stacked import StackedDecoder
 
 VOCAB = 40
 
@@ -153,7 +153,7 @@ def test_a_step_in_many_passes_equals_one_pass(
     tokens = random_tokens(3, 2, 17)
     expected = trained(shaped, tokens)
     monkeypatch.setitem(functions.LOGITS_BYTES, "cpu", 4 * logits)
-    monkeypatch.setattr("regmix_active.proxy.model.PASS_TOKENS", tokens_at_once)
+    monkeypatch.setattr("regmix_active.proxy.model.stacked.PASS_TOKENS", tokens_at_once)
     for found, once in zip(trained(shaped, tokens), expected, strict=True):
         torch.testing.assert_close(found, once, rtol=1e-4, atol=1e-6)
 

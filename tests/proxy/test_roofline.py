@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy.decoder import Decoder
-from regmix_active.proxy.roofline import DevicePeak, floor_seconds, measure_peak, token_cost
+from regmix_active.proxy.model.decoder import Decoder
+from regmix_active.proxy.planning.roofline import DevicePeak, floor_seconds, measure_peak, token_cost
 
 SHAPE = ProxyConfig(layers=1, width=8, heads=2, ffn=16, context=8, batch_size=2, tokens=64)
 

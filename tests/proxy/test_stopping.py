@@ -7,8 +7,8 @@ import json
 import pytest
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy.stopping import EarlyStopping
-from regmix_active.proxy.train import Curve
+from regmix_active.proxy.training.stack import Curve
+from regmix_active.proxy.training.stopping import EarlyStopping
 
 FINISHED = [{10: 5.0 + i / 10, 20: 4.0 + i / 10, 40: 3.0 + i / 10} for i in range(10)]
 

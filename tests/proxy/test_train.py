@@ -13,14 +13,14 @@ import torch
 
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import CorpusError
-from regmix_active.proxy import model as model_module
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.blocks import TokenSource
-from regmix_active.proxy.checkpoint import Checkpoint, Checkpoints
-from regmix_active.proxy.optimizer import clip_per_proxy, learning_rate, total_steps
-from regmix_active.proxy.plan import TrainingPlan
-from regmix_active.proxy.train import Curve, curve_steps, train_stack
-from regmix_active.proxy.trunk import trunks
+from regmix_active.proxy.model import stacked as model_module
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.checkpoint import Checkpoint, Checkpoints
+from regmix_active.proxy.training.optimizer import clip_per_proxy, learning_rate, total_steps
+from regmix_active.proxy.training.stack import Curve, curve_steps, train_stack
+from regmix_active.proxy.training.trunk import trunks
 
 MIXTURES = ([0.7, 0.2, 0.1, 0.0], [0.05, 0.05, 0.4, 0.5], [0.25, 0.25, 0.25, 0.25])
 
@@ -171,7 +171,7 @@ def test_clipping_is_per_proxy() -> None:
 def test_reading_ahead_changes_nothing(
     source: TokenSource, tiny_proxy: ProxyConfig, stacked: list[ProxyResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regmix_active.proxy.feed.READ_AHEAD_STEPS", 7)
+    monkeypatch.setattr("regmix_active.proxy.training.feed.READ_AHEAD_STEPS", 7)
     assert without_time(train_stack(source, tiny_proxy, requests())) == without_time(stacked)
 
 

@@ -17,7 +17,7 @@ from regmix_active.proxy import attempt
 from regmix_active.proxy.attempt import half_micro_batch, train_job
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob
-from regmix_active.proxy.plan import TrainingPlan
+from regmix_active.proxy.planning.plan import TrainingPlan
 
 STORE: Any = object()
 JOB = ProxyJob(tuple(ProxyRequest(slot, np.array([0.5, 0.5]), 1, 2) for slot in range(5)), ProxyConfig(), Path("/s"), "f")

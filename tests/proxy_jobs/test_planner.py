@@ -10,11 +10,11 @@ import pytest
 
 from regmix_active.config.schema import ExecutionConfig, ProxyConfig
 from regmix_active.errors import ConfigError
-from regmix_active.proxy import planner
-from regmix_active.proxy.measure import Calibration, Speed
-from regmix_active.proxy.memory import forecast
-from regmix_active.proxy.plan import TrainingPlan
-from regmix_active.proxy.planner import SwarmPlan, keep, plan_swarm
+from regmix_active.proxy.planning import planner
+from regmix_active.proxy.planning.measure import Calibration, Speed
+from regmix_active.proxy.planning.memory import forecast
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.planning.planner import SwarmPlan, keep, plan_swarm
 
 STORE: Any = SimpleNamespace(vocab_size=1024, path=Path("/store"))
 PROXY = ProxyConfig()

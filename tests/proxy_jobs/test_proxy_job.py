@@ -19,7 +19,7 @@ from regmix_active.errors import ProxyError
 from regmix_active.proxy import attempt
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob, read_results, run_job, write_results
-from regmix_active.proxy.plan import TrainingPlan
+from regmix_active.proxy.planning.plan import TrainingPlan
 
 REQUESTS = (ProxyRequest(3, np.array([0.1, 0.2, 0.7]), 11, 12), ProxyRequest(4, np.array([1 / 3, 1 / 3, 1 / 3]), 11, 13))
 JOB = ProxyJob(REQUESTS, ProxyConfig(layers=1), Path("/data/store"), "f00d")

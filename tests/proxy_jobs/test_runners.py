@@ -17,7 +17,7 @@ from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob, write_results
-from regmix_active.proxy.planner import SwarmPlan
+from regmix_active.proxy.planning.planner import SwarmPlan
 from regmix_active.proxy.runner import ATTEMPTS, FunctionRunner, SwarmRunner
 
 QUICK = settings(max_examples=40, derandomize=True, deadline=None)

@@ -14,7 +14,7 @@ from regmix_active.errors import ConfigError
 from regmix_active.execution.base import Executor
 from regmix_active.proxy.base import ProxyRequest
 from regmix_active.proxy.job import run_job
-from regmix_active.proxy.planner import SwarmPlan
+from regmix_active.proxy.planning.planner import SwarmPlan
 from regmix_active.proxy.runner import SwarmRunner
 
 

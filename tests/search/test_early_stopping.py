@@ -13,7 +13,7 @@ from regmix_active.config.schema import ProxyConfig, RunConfig
 from regmix_active.errors import ConfigError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.runner import FunctionRunner
-from regmix_active.proxy.stopping import EarlyStopping
+from regmix_active.proxy.training.stopping import EarlyStopping
 from regmix_active.search.active import ActiveSearch
 
 PROXY = ProxyConfig()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy.feed import READ_AHEAD_BYTES, READ_AHEAD_STEPS
-from regmix_active.proxy.functions import LOGITS_BYTES, SHORT_CONTEXT
-from regmix_active.proxy.model import PASS_TOKENS, matrix_shapes
-from regmix_active.proxy.plan import TrainingPlan
+from regmix_active.proxy.model.functions import LOGITS_BYTES, SHORT_CONTEXT
+from regmix_active.proxy.model.stacked import PASS_TOKENS, matrix_shapes
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.feed import READ_AHEAD_BYTES, READ_AHEAD_STEPS
 
 FLOAT = 4
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy.model import StackedDecoder
-from regmix_active.proxy.optimizer import StackOptimizer
-from regmix_active.proxy.plan import TrainingPlan
+from regmix_active.proxy.model.stacked import StackedDecoder
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.optimizer import StackOptimizer
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,7 @@
 """One decoder as an ordinary module: what a stack of one is, in the form that Accelerate, DDP, FSDP and ``torch.compile`` take.
 
-It has the parameters of one row of :class:`~regmix_active.proxy.model.StackedDecoder`, drawn from the same seed, and computes the
-same losses. Proxies too large for one device train in this form; at proxy size it is the plain loop that a stack is compared with.
 
-Tensor names end in their axes, as in :mod:`regmix_active.proxy.model`.
+Tensor names end in their axes, as in :mod:`regmix_active.proxy.model.stacked`.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy.functions import NORM_EPS, rotary_table, rotate
-from regmix_active.proxy.model import initial_matrices, matrix_shapes
+from regmix_active.proxy.model.functions import NORM_EPS, rotary_table, rotate
+from regmix_active.proxy.model.stacked import initial_matrices, matrix_shapes
 
 
 class Attention(nn.Module):

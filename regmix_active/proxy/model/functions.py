@@ -8,7 +8,7 @@ of the result and what ``f`` kept.
 No function mixes the entries of the leading axis. Products run in the type of the weights they are given (float32, or bfloat16
 under mixed precision); norms, softmax and everything that is added up stay in float32.
 
-Tensor names end in their axes, as in :mod:`regmix_active.proxy.model`; besides, M counts blocks of all proxies (K x B).
+Tensor names end in their axes, as in :mod:`regmix_active.proxy.model.stacked`; besides, M counts blocks of all proxies (K x B).
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ConfigError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.blocks import TokenSource
-from regmix_active.proxy.checkpoint import Checkpoint, Checkpoints
-from regmix_active.proxy.evaluate import bits_per_byte
-from regmix_active.proxy.module_training import ModuleTraining
-from regmix_active.proxy.plan import TrainingPlan
-from regmix_active.proxy.train import CURVE_SHARE, Stopping, curve_steps, failure_of
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.checkpoint import Checkpoint, Checkpoints
+from regmix_active.proxy.training.evaluate import bits_per_byte
+from regmix_active.proxy.training.module import ModuleTraining
+from regmix_active.proxy.training.stack import CURVE_SHARE, Stopping, curve_steps, failure_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -23,7 +23,7 @@ from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest
 from regmix_active.proxy.blocks import TokenSource
-from regmix_active.proxy.plan import DEFAULT_PLAN, TrainingPlan
+from regmix_active.proxy.planning.plan import DEFAULT_PLAN, TrainingPlan
 
 DATA_SEED = 7
 """Seed of a trunk's blocks, beside its initial weights' own."""
@@ -84,7 +84,7 @@ def _trunk(
 def _train(
     store: TokenSource, config: ProxyConfig, weights: NDArray[np.float64], seed: int, device: str, plan: TrainingPlan
 ) -> dict[str, Tensor]:
-    from regmix_active.proxy.train import StackTraining, failure_of
+    from regmix_active.proxy.training.stack import StackTraining, failure_of
 
     own = config.model_copy(update={"tokens": config.trunk_tokens, "trunk_tokens": 0, "curve": 0})
     request = ProxyRequest(0, weights, seed, DATA_SEED)

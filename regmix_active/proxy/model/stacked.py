@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy.functions import (
+from regmix_active.proxy.model.functions import (
     NORM_EPS,
     AttentionTape,
     NormTape,

@@ -3,7 +3,7 @@
 The logits of a large vocabulary are by far the largest tensor of a step. Cross-entropy by the book holds them four times: as they
 are, in float32, as log-probabilities and as gradients. Here they turn into their gradients chunk by chunk while they are at hand.
 
-Tensor names end in their axes, as in :mod:`regmix_active.proxy.model`.
+Tensor names end in their axes, as in :mod:`regmix_active.proxy.model.stacked`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from regmix_active.proxy.plan import Precision
+from regmix_active.proxy.planning.plan import Precision
 
 CHUNK = 2**22
 """Logits that are float32 at once: 16 MiB."""

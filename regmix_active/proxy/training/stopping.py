@@ -15,15 +15,15 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
 
 from regmix_active.config.schema import ProxyConfig
-from regmix_active.proxy.optimizer import total_steps
+from regmix_active.proxy.training.optimizer import total_steps
 
 if TYPE_CHECKING:
-    from regmix_active.proxy.train import Curve
+    from regmix_active.proxy.training.stack import Curve
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Which proxies of a stack are hopeless; a :class:`~regmix_active.proxy.train.Stopping`.
+    """Which proxies of a stack are hopeless; a :class:`~regmix_active.proxy.training.stack.Stopping`.
 
     Attributes:
         pruner: ``median`` (worse than half of those before it), ``asha`` (asynchronous successive halving) or ``hyperband``.
@@ -48,7 +48,7 @@ class EarlyStopping:
         return replace(own, finished=[curve for curve in curves if curve])
 
     def hopeless(self, curves: Mapping[int, Curve], step: int) -> set[int]:
-        """See :class:`~regmix_active.proxy.train.Stopping`."""
+        """See :class:`~regmix_active.proxy.training.stack.Stopping`."""
         own = {slot: {mark: self.value(losses) for mark, losses in curve.items()} for slot, curve in sorted(curves.items())}
         marks = sorted({mark for values in own.values() for mark in values})
         verbosity = optuna.logging.get_verbosity()

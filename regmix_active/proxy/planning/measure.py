@@ -13,8 +13,8 @@ from regmix_active.config.schema import ProxyConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.proxy.attempt import out_of_memory
 from regmix_active.proxy.base import ProxyRequest
-from regmix_active.proxy.plan import Mode, TrainingPlan
-from regmix_active.proxy.train import StackTraining
+from regmix_active.proxy.planning.plan import Mode, TrainingPlan
+from regmix_active.proxy.training.stack import StackTraining
 from regmix_active.threads import one_thread
 
 WARM_UP_STEPS = 3

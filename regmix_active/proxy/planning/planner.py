@@ -24,9 +24,9 @@ from regmix_active.corpus.build import default_cache_dir
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ConfigError
 from regmix_active.execution.parallel import compute
-from regmix_active.proxy.measure import Calibration, Speed, calibrate
-from regmix_active.proxy.memory import forecast
-from regmix_active.proxy.plan import DEFAULT_PLAN, Mode, TrainingPlan
+from regmix_active.proxy.planning.measure import Calibration, Speed, calibrate
+from regmix_active.proxy.planning.memory import forecast
+from regmix_active.proxy.planning.plan import DEFAULT_PLAN, Mode, TrainingPlan
 
 log = logging.getLogger(__name__)
 

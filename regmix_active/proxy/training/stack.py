@@ -15,13 +15,13 @@ from torch import Tensor
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.blocks import BlockPlan, TokenSource, plan_blocks
-from regmix_active.proxy.checkpoint import Checkpoint, Checkpoints
-from regmix_active.proxy.evaluate import bits_per_byte, validation_losses
-from regmix_active.proxy.feed import Feed
-from regmix_active.proxy.model import StackedDecoder
-from regmix_active.proxy.optimizer import StackOptimizer, total_steps
-from regmix_active.proxy.plan import DEFAULT_PLAN, TrainingPlan
-from regmix_active.proxy.steps import StepRunner
+from regmix_active.proxy.model.stacked import StackedDecoder
+from regmix_active.proxy.planning.plan import DEFAULT_PLAN, TrainingPlan
+from regmix_active.proxy.training.checkpoint import Checkpoint, Checkpoints
+from regmix_active.proxy.training.evaluate import bits_per_byte, validation_losses
+from regmix_active.proxy.training.feed import Feed
+from regmix_active.proxy.training.optimizer import StackOptimizer, total_steps
+from regmix_active.proxy.training.steps import StepRunner
 
 DIVERGED_LOSS = 2.0
 """A mean validation loss above so many times ln(vocabulary), the loss of knowing nothing, counts as divergence."""

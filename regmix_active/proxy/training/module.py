@@ -23,19 +23,19 @@ from torch import Tensor, nn
 
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
-from regmix_active.proxy.block_losses import BlockLosses
 from regmix_active.proxy.blocks import TokenSource, plan_blocks
-from regmix_active.proxy.checkpoint import Checkpoint
-from regmix_active.proxy.evaluate import validation_blocks
-from regmix_active.proxy.feed import Feed
-from regmix_active.proxy.optimizer import learning_rate, total_steps
-from regmix_active.proxy.plan import TrainingPlan
-from regmix_active.proxy.train import Curve
+from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.block_losses import BlockLosses
+from regmix_active.proxy.training.checkpoint import Checkpoint
+from regmix_active.proxy.training.evaluate import validation_blocks
+from regmix_active.proxy.training.feed import Feed
+from regmix_active.proxy.training.optimizer import learning_rate, total_steps
+from regmix_active.proxy.training.stack import Curve
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from regmix_active.proxy.data_parallel import Alone
+    from regmix_active.proxy.training.together import Alone
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -191,10 +191,10 @@ class ModuleTraining:
 def build_model(config: ProxyConfig, vocab_size: int, init_seed: int) -> nn.Module:
     """The module that a configuration describes: from token ids ``(B, T)`` to logits ``(B, T, V)``."""
     if config.hf is not None:
-        from regmix_active.proxy import hf
+        from regmix_active.proxy.model import hf
 
         return hf.build(config, vocab_size, init_seed)
-    from regmix_active.proxy.decoder import Decoder
+    from regmix_active.proxy.model.decoder import Decoder
 
     return Decoder(config, vocab_size, init_seed)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import CorpusError
 from regmix_active.proxy.blocks import TokenSource, windows
-from regmix_active.proxy.model import StackedDecoder
+from regmix_active.proxy.model.stacked import StackedDecoder
 
 SCORED_TOKENS_CPU, SCORED_TOKENS_GPU = 2**12, 2**17
 """Tokens of all proxies that are scored at once: what stays in a core's cache, and what keeps a GPU busy."""
