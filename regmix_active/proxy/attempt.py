@@ -18,6 +18,7 @@ from regmix_active.proxy.job import ProxyJob
 from regmix_active.proxy.planning.plan import TrainingPlan
 from regmix_active.proxy.training.checkpoint import Checkpoints
 from regmix_active.proxy.training.stack import train_stack
+from regmix_active.proxy.training.steps import out_of_memory
 from regmix_active.proxy.training.stopping import EarlyStopping
 from regmix_active.proxy.training.trunk import trunks
 
@@ -110,11 +111,6 @@ def is_main_process() -> bool:
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out. On a CPU, torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def half_micro_batch(blocks: int) -> int | None:

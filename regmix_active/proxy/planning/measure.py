@@ -11,10 +11,10 @@ import torch
 
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.corpus.store import TokenStore
-from regmix_active.proxy.attempt import out_of_memory
 from regmix_active.proxy.base import ProxyRequest
 from regmix_active.proxy.planning.plan import Mode, TrainingPlan
 from regmix_active.proxy.training.stack import StackTraining
+from regmix_active.proxy.training.steps import out_of_memory
 from regmix_active.threads import one_thread
 
 WARM_UP_STEPS = 3

@@ -15,6 +15,12 @@ from regmix_active.proxy.training.optimizer import StackOptimizer
 
 log = logging.getLogger(__name__)
 
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out. On a CPU, torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 WARM_UP_STEPS = 3
 """Steps on a side stream before a CUDA graph is captured, as torch's documentation asks for."""
 
@@ -57,7 +63,13 @@ class StepRunner:
         """
         self._optimizer.set_rate(step, n_steps)
         if self._graph is not None:
-            return self._graph.run(tokens_KBT)
+            try:
+                return self._graph.run(tokens_KBT)
+            except RuntimeError as error:
+                if self._graph.captured or out_of_memory(error):
+                    raise
+                log.warning("cuda-graph: capturing failed (%s); steps run eagerly", str(error).split("\n")[0])
+                self._graph = None
         return self.work(tokens_KBT)
 
     def work(self, tokens_KBT: Tensor) -> Tensor:
@@ -112,6 +124,10 @@ class _Graph:
         self._tokens_KBT = torch.empty(0)
         self._health_K = torch.empty(0)
 
+    @property
+    def captured(self) -> bool:
+        return self._graph is not None
+
     def run(self, tokens_KBT: Tensor) -> Tensor:
         if self._graph is None:
             self._capture(tokens_KBT)
@@ -123,6 +139,12 @@ class _Graph:
     def _capture(self, tokens_KBT: Tensor) -> None:
         # Warming up makes real steps: what they change is put back.
         restore = self._runner.snapshot()
+        try:
+            self._graph = self._captured(tokens_KBT)
+        finally:
+            restore()
+
+    def _captured(self, tokens_KBT: Tensor) -> torch.cuda.CUDAGraph:
         self._tokens_KBT = tokens_KBT.clone()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -133,8 +155,7 @@ class _Graph:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self._health_K = self._runner.work(self._tokens_KBT)
-        restore()
-        self._graph = graph
+        return graph
 
 
 def _compiled(losses: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
