@@ -288,6 +288,10 @@ class ActiveSearch:
                 places = "; ".join(domain.first_skipped)
                 self.observer.on_warning(f"domain {domain.name}: {domain.skipped} lines skipped ({places})")
         proxy, budget = self.config.proxy, self.config.search.budget
+        if proxy.hf is not None:  # once and here, not by every worker again and again
+            from regmix_active.proxy.model.hf import read_shape
+
+            read_shape(proxy, store.vocab_size)
         plan = plan_swarm(store, proxy, execution, machines.devices, budget, self.folder.plan, self.observer.on_stage)
         self._plan = plan
         together = plan.training.data_parallel

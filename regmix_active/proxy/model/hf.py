@@ -47,11 +47,9 @@ def build(config: ProxyConfig, vocab_size: int, init_seed: int) -> nn.Module:
     Raises:
         ConfigError: If `transformers` is missing, or the model is unknown, cannot be fetched or is not a causal language model.
     """
-    try:
-        import transformers
-    except ImportError as error:
-        raise ConfigError(f"proxy.hf: needs transformers ({error}); pip install regmix-active[hf]") from None
     shape = read_shape(config, vocab_size)
+    import transformers
+
     factory: Any = transformers.AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed, which would seed all GPUs as well.
@@ -68,9 +66,12 @@ def read_shape(config: ProxyConfig, vocab_size: int) -> Any:
     """The `transformers` configuration that ``proxy.hf`` names, for our vocabulary and context.
 
     Raises:
-        ConfigError: If it is unknown or cannot be fetched.
+        ConfigError: If it is unknown or cannot be fetched, or `transformers` is missing.
     """
-    from transformers import AutoConfig
+    try:
+        from transformers import AutoConfig
+    except ImportError as error:
+        raise ConfigError(f"proxy.hf: needs transformers ({error}); pip install regmix-active[hf]") from None
 
     name = str(config.hf)
     try:
