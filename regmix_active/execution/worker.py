@@ -28,6 +28,8 @@ def call(task: Callable[[str, str], None], job: str, device: str) -> None:
     import torch
 
     torch.set_num_threads(1)
+    if device.startswith("cuda"):  # streams and graphs belong to the current device
+        torch.cuda.set_device(device)
     task(job, device)
 
 

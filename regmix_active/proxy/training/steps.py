@@ -153,7 +153,7 @@ class _Graph:
                 self._runner.work(self._tokens_KBT)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's thread pins memory meanwhile
             self._health_K = self._runner.work(self._tokens_KBT)
         return graph
 

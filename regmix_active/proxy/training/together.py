@@ -154,7 +154,7 @@ def _result(training: ModuleTraining, losses: NDArray[np.float64] | None) -> Pro
     """What a proxy showed; `losses` is None if it was stopped early."""
     store, config = training.store, training.config
     health = training.health()
-    failure = None if losses is None else failure_of(health, losses, store.vocab_size)
+    failure = failure_of(health if losses is not None else health[: training.step], losses, store.vocab_size)
     scored = {} if failure or losses is None else dict(zip(store.domains, losses.tolist(), strict=True))
     per_step = config.batch_size * config.context
     curve = {str(step * per_step): one for step, one in training.curve.items() if all(map(math.isfinite, one.values()))}
@@ -169,7 +169,7 @@ def _result(training: ModuleTraining, losses: NDArray[np.float64] | None) -> Pro
         failure=failure,
         shares=dict(zip(store.domains, training.blocks.shares(len(store.domains)).tolist(), strict=True)),
         curve=curve,
-        stopped=losses is None,
+        stopped=losses is None and failure is None,
     )
 
 

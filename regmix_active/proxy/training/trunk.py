@@ -71,7 +71,7 @@ def _trunk(
     device: str,
     plan: TrainingPlan,
 ) -> tuple[Tensor, Tensor]:
-    meaning = [fingerprint, config.model_dump(), weights.tolist(), seed]
+    meaning = [fingerprint, config.model_dump(), weights.tolist(), seed, plan.mixed_precision]
     path = folder / f"trunk-{hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
     # Workers that need the same trunk wait for the first of them.
     with FileLock(path.with_suffix(".lock")):
