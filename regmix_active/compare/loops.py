@@ -8,6 +8,7 @@ read back from the device during training, AdamW is fused, and nothing is logged
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import Any, Protocol
@@ -96,7 +97,24 @@ class SwarmLoop:
             self._training.close()
 
 
-class PlainLoop:
+class _SingleLoop(ABC):
+    """What loops over one model share: how it is scored."""
+
+    def __init__(self, source: TokenSource, config: ProxyConfig, device: str, plan: TrainingPlan) -> None:
+        self._source, self._config, self._device = source, config, device
+        self._precise = plan.mixed_precision == "no"
+        self._step = 0
+
+    def score(self) -> list[float]:
+        """See :meth:`Loop.score`."""
+        return [_validation_loss(self._loss, self._source, self._config, self._device, self._precise)]
+
+    @abstractmethod
+    def _loss(self, tokens_BT: Tensor) -> Tensor:
+        """Mean cross-entropy of blocks ``(B, context + 1)``."""
+
+
+class PlainLoop(_SingleLoop):
     """One model in idiomatic PyTorch: a module, ``cross_entropy``, ``clip_grad_norm_`` and a fused AdamW.
 
     Args:
@@ -118,13 +136,12 @@ class PlainLoop:
         *,
         compiled: bool = False,
     ) -> None:
-        self._source, self._config, self._device, self._n_steps = source, config, device, total_steps(config)
-        self._precise = plan.mixed_precision == "no"
+        super().__init__(source, config, device, plan)
+        self._n_steps = total_steps(config)
         self._blocks = _plan(source, config, request)
         self._model = Decoder(config, source.vocab_size, request.init_seed).to(device)
         self._optimizer = _adamw(self._model, config)
         self._training_loss: Callable[[Tensor], Tensor] = torch.compile(self._loss, dynamic=False) if compiled else self._loss
-        self._step = 0
 
     def advance(self, last: int) -> None:
         """See :meth:`Loop.advance`."""
@@ -141,16 +158,12 @@ class PlainLoop:
             self._optimizer.zero_grad()
         self._step = last
 
-    def score(self) -> list[float]:
-        """See :meth:`Loop.score`."""
-        return [_validation_loss(self._loss, self._source, self._config, self._device, self._precise)]
-
     def _loss(self, tokens_BT: Tensor) -> Tensor:
         logits_BTV = self._model(tokens_BT[:, :-1])
         return F.cross_entropy(logits_BTV.flatten(0, 1).float(), tokens_BT[:, 1:].flatten())
 
 
-class HfLoop:
+class HfLoop(_SingleLoop):
     """``LlamaForCausalLM`` of `transformers` in the loop of its ``Trainer``, without that one's logging and callbacks.
 
     The model computes its own loss from ``labels``; blocks come from a ``DataLoader`` by way of a collator; the learning rate comes
@@ -168,8 +181,7 @@ class HfLoop:
     """
 
     def __init__(self, source: TokenSource, config: ProxyConfig, request: ProxyRequest, device: str, plan: TrainingPlan) -> None:
-        self._source, self._config, self._device = source, config, device
-        self._precise = plan.mixed_precision == "no"
+        super().__init__(source, config, device, plan)
         self._model = llama(config, source.vocab_size, request.init_seed).to(device)
         self._optimizer = _adamw(self._model, config)
         n_steps = total_steps(config)
@@ -184,7 +196,6 @@ class HfLoop:
             pin_memory=device.startswith("cuda"),
         )
         self._batches: Iterator[Any] = iter(loader)
-        self._step = 0
 
     def advance(self, last: int) -> None:
         """See :meth:`Loop.advance`."""
@@ -198,10 +209,6 @@ class HfLoop:
             self._scheduler.step()
             self._model.zero_grad()
         self._step = last
-
-    def score(self) -> list[float]:
-        """See :meth:`Loop.score`."""
-        return [_validation_loss(self._loss, self._source, self._config, self._device, self._precise)]
 
     def _loss(self, tokens_BT: Tensor) -> Tensor:
         loss: Tensor = self._model(**_labelled(tokens_BT), use_cache=False).loss

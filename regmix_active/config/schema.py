@@ -204,7 +204,7 @@ class ExecutionConfig(Section):
     """Where and how proxies train. Nothing here changes what a loss means, only its last digits."""
 
     workers: Annotated[int, Field(ge=0)] = 0
-    """Worker processes, one thread each on CPU; 0 means one per GPU, or one per CPU core."""
+    """Worker processes, one thread each on CPU; 0 means what `accelerate_config` says, else one per GPU, or one per CPU core."""
 
     parallel: Literal["auto", "task", "data"] = "auto"
     """`task`: every device trains proxies of its own. `data`: all devices train each proxy together (DDP, or FSDP by

@@ -20,11 +20,11 @@ import psutil
 from regmix_active.errors import ProxyError
 from regmix_active.execution.accelerate_config import LaunchCommand
 from regmix_active.execution.board import Board, wait_for_board
+from regmix_active.execution.posted import IDLE_SECONDS, PostedExecutor
 
 RESTARTS = 3
 """Launches that may die in a row without a finished job."""
 
-IDLE_SECONDS = 0.05
 PARTING_SECONDS = 5.0
 """How long a launch has to end by itself when the board is closed, and again when it is told to."""
 
@@ -32,7 +32,7 @@ Launch = Callable[[Path], LaunchCommand]
 """From a board's folder to the command that starts this machine's ranks."""
 
 
-class LaunchedExecutor:
+class LaunchedExecutor(PostedExecutor):
     """Posts jobs on a board and starts a launcher whose ranks take them."""
 
     def __init__(self, launch: Launch, parent: Path, *, together: bool = False) -> None:
@@ -43,17 +43,12 @@ class LaunchedExecutor:
             parent: Folder for the board; other machines find it there.
             together: All ranks train each job together, one after the other.
         """
-        self._launch, self._together = launch, together
-        self._board = Board.create(parent)
+        super().__init__(Board.create(parent), together=together)
+        self._launch = launch
         self._open = contextlib.ExitStack()
-        self._jobs: dict[str, Path] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._log = self._board.folder / "launch.log"
         self._fruitless = 0
-
-    def submit(self, job: Path) -> None:
-        """See :meth:`Executor.submit`."""
-        self._jobs[self._board.post(job, together=self._together)] = job
 
     def poll(self) -> list[tuple[Path, str | None]]:
         """See :meth:`Executor.poll`.
@@ -70,22 +65,16 @@ class LaunchedExecutor:
             time.sleep(IDLE_SECONDS)
         return []
 
-    def cancel(self, job: Path) -> None:
-        """See :meth:`Executor.cancel`. What is trained already is trained to its end; its report is dropped."""
-        for name in [name for name, path in self._jobs.items() if path == job]:
-            del self._jobs[name]
-            self._board.withdraw(name)
-
     def _start(self) -> None:
         attempt = self._board.start_attempt()
         self._log = self._board.folder / f"launch-{attempt}.log"
         self._process = start(self._launch(self._board.folder), self._log)
 
     def _collect(self) -> list[tuple[Path, str | None]]:
-        ended = [each for each in self._board.collect() if each.name in self._jobs]
-        if any(each.reason is None for each in ended):
+        reports = super()._collect()
+        if any(reason is None for _, reason in reports):
             self._fruitless = 0
-        return [(self._jobs.pop(each.name), each.reason) for each in ended]
+        return reports
 
     def _after_death(self) -> list[tuple[Path, str | None]]:
         """If the launch died: the jobs that were in training. Ranks that were ended for another's sake gave theirs back."""
@@ -114,9 +103,7 @@ class LaunchedExecutor:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         abandoned = bool(self._jobs)
-        for name in list(self._jobs):
-            self._board.withdraw(name)
-        self._jobs.clear()
+        self._withdraw_all()
         self._open.close()
         if self._process is not None:
             if not abandoned:

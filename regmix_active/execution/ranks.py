@@ -18,9 +18,9 @@ from typing import NoReturn, Self
 from regmix_active.errors import ConfigError, ProxyError, RegmixActiveError
 from regmix_active.execution.board import Board, Ticket
 from regmix_active.execution.local import Task
+from regmix_active.execution.posted import IDLE_SECONDS, PostedExecutor
 from regmix_active.execution.worker import call, prepare
 
-IDLE_SECONDS = 0.05
 LOOK_AFTER_SECONDS = 5.0
 """How often the driver looks for ranks that vanished."""
 
@@ -217,7 +217,7 @@ def _serve(board: Board, worker: Worker, place: Place) -> None:
                 time.sleep(IDLE_SECONDS)
 
 
-class RankExecutor:
+class RankExecutor(PostedExecutor):
     """The executor of rank 0: posts jobs for all ranks, and trains while it waits for them."""
 
     def __init__(self, member: Member, task: Task, *, together: bool = False) -> None:
@@ -228,15 +228,10 @@ class RankExecutor:
             task: What is done with a job file; the other ranks must serve with the same.
             together: All ranks train each job together, one after the other.
         """
-        self._board, self._together = member.board, together
+        super().__init__(member.board, together=together)
         self._worker = Worker(member.board, task, member.place)
-        self._jobs: dict[str, Path] = {}
         self._looked = time.monotonic()
         self._alive = contextlib.ExitStack()
-
-    def submit(self, job: Path) -> None:
-        """See :meth:`Executor.submit`."""
-        self._jobs[self._board.post(job, together=self._together)] = job
 
     def poll(self) -> list[tuple[Path, str | None]]:
         """See :meth:`Executor.poll`. Trains a waiting job in this process when nothing has ended.
@@ -245,19 +240,12 @@ class RankExecutor:
             ProxyError: If a job that all ranks train together failed; the launch must be started again.
         """
         while self._jobs:
-            reports = [(self._jobs.pop(ended.name), ended.reason) for ended in self._board.collect() if ended.name in self._jobs]
-            if reports:
+            if reports := self._collect():
                 return reports
             if not self._worker.step():
                 self._look_after_ranks()
                 time.sleep(IDLE_SECONDS)
         return []
-
-    def cancel(self, job: Path) -> None:
-        """See :meth:`Executor.cancel`. What another rank trains already it trains to its end; its report is dropped."""
-        for name in [name for name, path in self._jobs.items() if path == job]:
-            del self._jobs[name]
-            self._board.withdraw(name)
 
     def _look_after_ranks(self) -> None:
         if time.monotonic() - self._looked > LOOK_AFTER_SECONDS:
@@ -269,7 +257,5 @@ class RankExecutor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        for name in list(self._jobs):
-            self._board.withdraw(name)
-        self._jobs.clear()
+        self._withdraw_all()
         self._alive.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from regmix_active.proxy.training.trunk import trunks
 log = logging.getLogger(__name__)
 
 
-def train_job(job: ProxyJob, store: TokenStore, device: str, folder: Path) -> tuple[list[ProxyResult], list[Checkpoints]]:
+def train_job(job: ProxyJob, store: TokenStore, device: str, folder: Path) -> list[ProxyResult]:
     """Train all proxies of a job.
 
     Args:
@@ -35,23 +35,20 @@ def train_job(job: ProxyJob, store: TokenStore, device: str, folder: Path) -> tu
         folder: Where checkpoints and trunks are kept.
 
     Returns:
-        One result per request, in their order; and the checkpoints, to be removed once the results are safe.
+        One result per request, in their order.
 
     Raises:
         ProxyError: If one proxy alone, block by block, does not fit into memory.
     """
-    attempt = _Attempt(job, store, device, folder)
-    results = attempt.train(job.requests, job.plan, job.halvings)
-    return results, attempt.checkpoints
+    return _Attempt(job, store, device, folder).train(job.requests, job.plan, job.halvings)
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Attempt:
     job: ProxyJob
     store: TokenStore
     device: str
     folder: Path
-    checkpoints: list[Checkpoints] = field(default_factory=list)
 
     def train(self, requests: Sequence[ProxyRequest], plan: TrainingPlan, halvings: int = 0) -> list[ProxyResult]:
         """Train these requests, in halves if told so or if memory runs out."""
@@ -62,7 +59,7 @@ class _Attempt:
             return self._train(requests, plan)
         try:
             return self._train(requests, plan)
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             reason = str(error).split("\n")[0]
@@ -101,9 +98,7 @@ class _Attempt:
             return None
         slots = ",".join(str(request.slot) for request in requests)
         meaning = hashlib.sha256(f"{self.job.key} {slots} {plan}".encode()).hexdigest()
-        found = Checkpoints(self.folder / f"{self.job.key}-{meaning[:8]}.checkpoint", meaning, self.job.checkpoint_minutes)
-        self.checkpoints.append(found)
-        return found
+        return Checkpoints(self.folder / f"{self.job.key}-{meaning[:8]}.checkpoint", meaning, self.job.checkpoint_minutes)
 
 
 def is_main_process() -> bool:

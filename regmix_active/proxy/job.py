@@ -117,12 +117,12 @@ def run_job(path: str, device: str) -> None:
     store = TokenStore.open(job.store)
     if store.fingerprint != job.fingerprint:
         raise ProxyError(f"{job.store}: the tokens changed after {path} was written; run the search again to rebuild them")
-    results, checkpoints = train_job(job, store, device, folder)
+    results = train_job(job, store, device, folder)
     if job.plan.data_parallel and not is_main_process():
         return
     write_results(result, results)
-    for checkpoint in checkpoints:
-        checkpoint.remove()
+    for checkpoint in folder.glob(f"{job.key}-*.checkpoint.*"):  # those of earlier attempts, too
+        checkpoint.unlink(missing_ok=True)
 
 
 def write_results(path: Path, results: Sequence[ProxyResult]) -> None:

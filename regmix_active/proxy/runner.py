@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 2
-"""How often a job whose process died is tried before its proxies count as failed."""
+ATTEMPTS = 3
+"""How often a job whose process died is tried before its proxies count as failed: whole from its checkpoint, then in halves."""
 
 
 class SwarmRunner:
@@ -149,10 +149,10 @@ class SwarmRunner:
                     job = waiting[path]
                     results = read_results(job.result_path(self._folder))
                     if results is None and tries[path] < ATTEMPTS:
-                        log.warning("job %s failed (%s); trying again in halves", path.name, error)
+                        log.warning("job %s failed (%s); trying again", path.name, error)
                         tries[path] += 1
-                        # A process that died without a word most often died for want of memory.
-                        replace(job, halvings=1).write(self._folder)
+                        # A process that dies twice without a word most often dies for want of memory.
+                        replace(job, halvings=tries[path] - 2).write(self._folder)
                         self._executor.submit(path)
                         continue
                     if results is None:

@@ -288,10 +288,11 @@ class ActiveSearch:
                 places = "; ".join(domain.first_skipped)
                 self.observer.on_warning(f"domain {domain.name}: {domain.skipped} lines skipped ({places})")
         proxy, budget = self.config.proxy, self.config.search.budget
-        if proxy.hf is not None:  # once and here, not by every worker again and again
-            from regmix_active.proxy.model.hf import read_shape
+        facts = _facts(self.config, store)
+        if proxy.hf is not None:  # looked up here, before workers do so again and again
+            from regmix_active.proxy.model.hf import shape_digest
 
-            read_shape(proxy, store.vocab_size)
+            facts["proxy.hf.shape"] = shape_digest(proxy, store.vocab_size)
         plan = plan_swarm(store, proxy, execution, machines.devices, budget, self.folder.plan, self.observer.on_stage)
         self._plan = plan
         together = plan.training.data_parallel
@@ -299,7 +300,7 @@ class ActiveSearch:
             minutes = execution.checkpoint_minutes
             runner = SwarmRunner(store, proxy, plan, executor, jobs, self.config.score_only, minutes)
             space = MixtureSpace(runner.domains, runner.natural)
-            yield runner, _meaning(space, runner.loss_names, _facts(self.config, store))
+            yield runner, _meaning(space, runner.loss_names, facts)
 
 
 def _meaning(space: MixtureSpace, loss_names: tuple[str, ...], facts: dict[str, Any]) -> Meaning:

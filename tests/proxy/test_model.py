@@ -313,3 +313,16 @@ def test_an_own_head_is_drawn_after_everything_else(tiny_proxy: ProxyConfig) -> 
     head = untied.matrices_KP[:, tied.matrices_KP.shape[1] :]
     assert head.shape == (1, 16 * VOCAB)
     torch.testing.assert_close(head.std(), torch.tensor(16**-0.5), rtol=0.1, atol=0)
+
+
+def test_both_ways_of_adding_embedding_gradients_agree() -> None:
+    """The one for GPUs, whose sums have a fixed order, and the one for CPUs."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(7, (3, 20), generator=generator)
+    gradients = torch.randn(3, 20, 4, generator=generator)
+    table = torch.randn(3, 7, 4, generator=generator)
+    wanted = table.clone()
+    for k in range(3):
+        wanted[k].index_add_(0, tokens[k], gradients[k])
+    functions.add_rows_in_order(table, tokens, gradients)
+    torch.testing.assert_close(table, wanted)

@@ -18,6 +18,7 @@ from regmix_active.proxy.attempt import half_micro_batch, train_job
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.job import ProxyJob
 from regmix_active.proxy.planning.plan import TrainingPlan
+from regmix_active.proxy.training.steps import out_of_memory
 
 STORE: Any = object()
 JOB = ProxyJob(tuple(ProxyRequest(slot, np.array([0.5, 0.5]), 1, 2) for slot in range(5)), ProxyConfig(), Path("/s"), "f")
@@ -42,7 +43,7 @@ class SmallDevice:
 
 def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: SmallDevice, job: ProxyJob = JOB) -> list[int]:
     monkeypatch.setattr(attempt, "train_stack", device.train)
-    results, _ = train_job(job, STORE, "cpu", tmp_path)
+    results = train_job(job, STORE, "cpu", tmp_path)
     return [result.slot for result in results]
 
 
@@ -75,6 +76,15 @@ def test_a_job_can_ask_to_begin_in_halves(monkeypatch: pytest.MonkeyPatch, tmp_p
     device = SmallDevice(99, MemoryError())
     assert trained(monkeypatch, tmp_path, device, dataclasses.replace(JOB, halvings=1)) == [0, 1, 2, 3, 4]
     assert [slots for slots, _ in device.asked] == [(0, 1), (2, 3, 4)]
+
+
+def test_memory_runs_out_in_many_words() -> None:
+    for words in ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling", "can't allocate memory"):
+        assert out_of_memory(RuntimeError(words))
+    masked = RuntimeError("operation failed due to a previous error during capture")
+    assert not out_of_memory(masked)
+    masked.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    assert out_of_memory(masked)
 
 
 def test_micro_batches_end_at_one_block() -> None:

@@ -98,6 +98,25 @@ def test_memory_bounds_the_stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert machine.asked == [], "nothing is left to choose"
 
 
+def test_a_stack_that_does_not_fit_is_refused_with_one_that_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    need = forecast(PROXY, 1024, 5, TrainingPlan(), "cpu")
+    Machine(monkeypatch, tmp_path, free=int(need / 0.79))
+    with pytest.raises(ConfigError, match=r"execution\.stack: 1000 proxies need about .* 5 fit, or leave it auto"):
+        plan(workers=1, stack=1000)
+
+
+def test_where_nothing_can_be_measured_proxies_train_one_at_a_time(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "_measured", lambda task: [])
+    found = plan()
+    assert found.stack == 1
+    assert "memory ran out" in " ".join(found.reasons)
+
+
+def test_a_compiler_that_runs_out_of_memory_costs_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner, "_measured", lambda task: [] if task.modes == ("compile",) else machine.measured(task))
+    assert plan(proxies=10_000).training.mode == "eager"
+
+
 LARGE = ProxyConfig(layers=4, width=512, heads=8, ffn=1536, context=512, batch_size=32, tokens=10**6)
 
 

@@ -134,15 +134,15 @@ def test_a_crashed_job_is_tried_again(tmp_path: Path) -> None:
     assert len(executor.submitted) == 3
 
 
-def test_a_job_whose_process_died_is_tried_in_halves(tmp_path: Path) -> None:
+def test_a_job_whose_process_died_is_tried_whole_then_in_halves(tmp_path: Path) -> None:
     halvings: list[int] = []
 
     def train(job: ProxyJob, attempt: int) -> str | None:
         halvings.append(job.halvings)
-        return "killed" if attempt == 1 else None
+        return "killed" if attempt <= 2 else None
 
     list(swarm(tmp_path, FakeExecutor(train)).run(requests(4)))
-    assert halvings == [0, 1]
+    assert halvings == [0, 0, 1]
 
 
 def test_a_job_that_keeps_crashing_fails_alone(tmp_path: Path) -> None:

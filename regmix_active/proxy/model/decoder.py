@@ -1,5 +1,8 @@
 """One decoder as an ordinary module: what a stack of one is, in the form that Accelerate, DDP, FSDP and ``torch.compile`` take.
 
+It has the parameters of one row of a :class:`~regmix_active.proxy.model.stacked.StackedDecoder`, drawn from the same seed, and
+computes the same losses. Proxies too large for one device train in this form; at proxy size it is the plain loop that a stack is
+compared with.
 
 Tensor names end in their axes, as in :mod:`regmix_active.proxy.model.stacked`.
 """

@@ -45,6 +45,16 @@ def product_backward(grad_KNo: Tensor, inputs_KNi: Tensor, matrix_Kio: Tensor, g
     return torch.bmm(grad_KNo, matrix_Kio.transpose(1, 2))
 
 
+# Embedding
+
+
+def add_rows_in_order(table_KVC: Tensor, tokens_KN: Tensor, grad_KNC: Tensor) -> None:
+    """Add to each token's row, always in the same order: the gradient of looking it up."""
+    K, V, C = table_KVC.shape
+    rows_KN = tokens_KN + torch.arange(0, K * V, V, device=tokens_KN.device).unsqueeze(1)
+    table_KVC += torch.ops.aten.embedding_dense_backward(grad_KNC.flatten(0, 1), rows_KN.flatten(), K * V, -1, False).view(K, V, C)
+
+
 # Norm
 
 
@@ -164,10 +174,10 @@ def attention(
     else:
         with torch.set_grad_enabled(train):
             q_hTD, k_hTD, v_hTD = (t.detach().requires_grad_(train) for t in (q_hTD, k_hTD, v_hTD))
-            kept = F.scaled_dot_product_attention(
-                q_hTD.unsqueeze(0), k_hTD.unsqueeze(0), v_hTD.unsqueeze(0), is_causal=True, scale=1.0
-            )
-        read_hTD = kept.detach().squeeze(0)
+            # Kernels bound the number of heads, and that of batches, to 65,535 each.
+            q_hMTD, k_hMTD, v_hMTD = (t.view(heads, -1, T, D) for t in (q_hTD, k_hTD, v_hTD))
+            kept = F.scaled_dot_product_attention(q_hMTD, k_hMTD, v_hMTD, is_causal=True, scale=1.0)
+        read_hTD = kept.detach().reshape(-1, T, D)
     read_KNC = read_hTD.view(heads, -1, T, D).permute(1, 2, 0, 3).reshape(*qkv_KNc.shape[:2], heads * D)
     return read_KNC, AttentionTape(q_hTD, k_hTD, v_hTD, kept)
 
@@ -185,7 +195,7 @@ def attention_backward(grad_KNC: Tensor, heads: int, kv_heads: int, unrotary_Td2
         torch.bmm(grad_hTT, k_hTD, out=grad_qk_hTD[:n_heads])
         torch.bmm(grad_hTT.transpose(1, 2), q_hTD, out=grad_qk_hTD[n_heads:])
     else:
-        grad_q_hTD, grad_k_hTD, grad_v_hTD = torch.autograd.grad(kept, (q_hTD, k_hTD, v_hTD), grad_hTD.unsqueeze(0))
+        grad_q_hTD, grad_k_hTD, grad_v_hTD = torch.autograd.grad(kept, (q_hTD, k_hTD, v_hTD), grad_hTD.view(kept.shape))
         torch.cat([grad_q_hTD, grad_k_hTD], out=grad_qk_hTD)
     turned_hMTD = rotate(grad_qk_hTD, unrotary_Td2).view(2 * heads, -1, T, D)
     grad_MThD = grad_KNC.new_empty(turned_hMTD.shape[1], T, heads + 2 * kv_heads, D)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import json
 from typing import Any
 
 import torch
@@ -91,6 +92,9 @@ def read_shape(config: ProxyConfig, vocab_size: int) -> Any:
     return shape
 
 
-def is_local(name: str) -> bool:
-    """Whether ``proxy.hf`` names a file or folder rather than a model of the hub."""
-    return Path(name).expanduser().exists()
+def shape_digest(config: ProxyConfig, vocab_size: int) -> str:
+    """Hash of :func:`read_shape`: a folder may hold another model tomorrow under the same name."""
+    shape = read_shape(config, vocab_size).to_dict()
+    for written_by in ("transformers_version", "_name_or_path"):
+        shape.pop(written_by, None)
+    return hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest()[:16]

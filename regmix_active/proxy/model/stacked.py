@@ -43,6 +43,7 @@ from regmix_active.proxy.model.functions import (
     NormTape,
     SwiGluTape,
     add_product,
+    add_rows_in_order,
     attention,
     attention_backward,
     cross_entropy,
@@ -245,12 +246,11 @@ class StackedDecoder:
             grad_x_KNC = rms_norm_backward(grad, layer.attention_gain_K1C, tape.norm, gradient.attention_gain_K1C, grad_x_KNC)
         if not self.config.tied_embeddings:
             sums.embedding_KVC.zero_()
+        if grad_x_KNC.is_cuda:  # where index_add_ adds in any order
+            add_rows_in_order(sums.embedding_KVC, rows_KN - self._first_row_K11.flatten(1), grad_x_KNC)
+            return
         assert self._sums_KP is not None
-        table_RC, grad_NC, rows_N = self._sums_KP[0].view(-1, self.config.width), grad_x_KNC.flatten(0, 1), rows_KN.flatten()
-        if table_RC.is_cuda:  # where index_add_ adds in any order
-            table_RC += torch.ops.aten.embedding_dense_backward(grad_NC, rows_N, len(table_RC), -1, False)
-        else:
-            table_RC.index_add_(0, rows_N, grad_NC)
+        self._sums_KP[0].view(-1, self.config.width).index_add_(0, rows_KN.flatten(), grad_x_KNC.flatten(0, 1))
 
     def _weights(self, first: int, last: int) -> _Weights:
         """Return the weights of some proxies, in the type of products."""

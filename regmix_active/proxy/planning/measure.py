@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,8 +18,10 @@ from regmix_active.proxy.training.stack import StackTraining
 from regmix_active.proxy.training.steps import out_of_memory
 from regmix_active.threads import one_thread
 
+log = logging.getLogger(__name__)
+
 WARM_UP_STEPS = 3
-MEASURED_STEPS = 100_000
+MEASURED_STEPS = 10_000
 """A training long enough that a calibration does not reach its end."""
 
 ROUNDS = 3
@@ -69,18 +72,24 @@ class Calibration:
 
 
 def calibrate(task: Calibration) -> list[Speed]:
-    """Measure every mode at growing stacks, each until they gain no more or memory runs out."""
+    """Measure every mode at growing stacks, each until they gain no more or memory runs out.
+
+    A mode that fails for another reason is left out, if there is another one to go on with.
+    """
     store = TokenStore.open(task.store)
     found: list[Speed] = []
+    if task.device.startswith("cuda"):
+        torch.cuda.set_device(task.device)
     with one_thread():
         for mode in task.modes:
             best, idle = 0.0, 0
             for stack in task.stacks:
                 try:
                     found.append(speed(store, task.proxy, stack, replace(task.plan, mode=mode), task.device, task.seconds))
-                except (torch.OutOfMemoryError, RuntimeError) as error:
-                    if not out_of_memory(error):
+                except RuntimeError as error:
+                    if not out_of_memory(error) and len(task.modes) == 1:
                         raise
+                    log.warning("stacks of %d, %s: %s", stack, mode, str(error).split("\n")[0])
                     break
                 reached = found[-1].tokens_per_second
                 idle = idle + 1 if reached * WORSE <= best else 0

@@ -44,7 +44,8 @@ def forecast(config: ProxyConfig, vocab_size: int, stack: int, plan: TrainingPla
     passing = max(3 * config.ffn, 4 * config.width + 2 * (attended - 2 * (read + shared)))
     kept = together * tokens * (config.layers * layer + 5 * config.width + passing)
     logits = min(LOGITS_BYTES[kind] // FLOAT, together * tokens * vocab_size)
-    head = logits + together * vocab_size * config.width
+    # The head's gradient before it is copied to its place; on a GPU, that of the embedding as well.
+    head = logits + (1 + (kind == "cuda")) * together * vocab_size * config.width
     if plan.mixed_precision == "bf16":
         # Weights and what passes between products once more, in half the bytes.
         fixed += together * parameters(config, vocab_size) // 2

@@ -149,7 +149,7 @@ def _plan(
     report: Callable[[str], None],
 ) -> SwarmPlan:
     device, kind = devices[0], "cuda" if devices[0].startswith("cuda") else "cpu"
-    precision = _precision(execution, kind)
+    precision, modes = _precision(execution, kind), _modes(execution, kind)
     free = free_memory(devices)
     reasons = [f"{free / 2**30:.1f} GiB of memory for each of {len(devices)} workers ({kind})"]
 
@@ -157,8 +157,11 @@ def _plan(
         return forecast(proxy, store.vocab_size, stack, plan, kind)
 
     base = TrainingPlan(mixed_precision=precision)
+    alone = proxy.hf is not None or execution.parallel == "data"
+    if alone and execution.mode not in ("auto", "eager"):
+        raise ConfigError(f"execution.mode: {execution.mode} is for stacked proxies; use auto with proxy.hf or parallel: data")
     micro = _micro_batch(proxy, execution, lambda blocks: need(1, replace(base, micro_batch=blocks)) <= MEMORY_SHARE * free)
-    if proxy.trunk_tokens and (proxy.hf is not None or execution.parallel == "data"):
+    if alone and proxy.trunk_tokens:
         raise ConfigError("proxy.trunk_tokens: a shared trunk is for stacked proxies; set it to 0 with proxy.hf or parallel: data")
     if execution.parallel == "data" or (micro is None and execution.parallel == "auto" and len(devices) > 1):
         reasons.append("data-parallel: all devices train each proxy together")
@@ -177,10 +180,16 @@ def _plan(
         reasons.append("transformers models train one at a time")
         return SwarmPlan(1, len(devices), base, need(1, base), 0.0, tuple(reasons))
     stacks = (execution.stack,) if execution.stack != "auto" else STACKS[kind]
-    fitting = [stack for stack in stacks if need(stack, base) <= MEMORY_SHARE * free] or [1]
+    fitting = [stack for stack in stacks if need(stack, base) <= MEMORY_SHARE * free]
+    if not fitting and execution.stack != "auto":
+        most = next(stack for stack in range(execution.stack, 0, -1) if need(stack, base) <= MEMORY_SHARE * free)
+        raise ConfigError(
+            f"execution.stack: {execution.stack} proxies need about {need(execution.stack, base) / 2**30:.1f} GiB, more than the "
+            f"{MEMORY_SHARE * free / 2**30:.1f} GiB at hand for each of {len(devices)} workers; {most} fit, or leave it auto"
+        )
     if len(fitting) < len(stacks):
+        fitting = fitting or [1]
         reasons.append(f"stacks of more than {fitting[-1]} do not fit into memory")
-    modes = _modes(execution, kind)
     if len(fitting) == 1 and len(modes) == 1:
         plan = replace(base, mode=modes[0])
         return SwarmPlan(fitting[0], len(devices), plan, need(fitting[0], plan), 0.0, tuple(reasons))
@@ -188,15 +197,19 @@ def _plan(
     report("measuring how many proxies to train at once")
     task = Calibration(store.path, proxy, device, base, tuple(fitting), modes)
     speeds = _measured(task)
+    if not speeds:  # what the forecast promised did not fit; jobs halve what they cannot hold
+        reasons.append("nothing could be measured: memory ran out; proxies train one at a time")
+        plan = replace(base, mode=modes[0])
+        return SwarmPlan(1, len(devices), plan, need(1, plan), 0.0, tuple(reasons))
     chosen = _choose(speeds)
     reasons.append(f"stacks of {chosen.stack}, {chosen.mode}: " + _listed(speeds))
     rest = proxies * proxy.tokens / chosen.tokens_per_second / len(devices)
     if execution.mode == "auto" and rest >= COMPILE_FROM_SECONDS:
         report("measuring whether compiling pays")
-        compiled = _choose(_measured(replace(task, stacks=(chosen.stack,), modes=("compile",))))
-        shorter = rest * chosen.tokens_per_second / compiled.tokens_per_second + compiled.start_seconds
-        reasons.append(f"compiled: {compiled.tokens_per_second:,.0f} tokens/s after {compiled.start_seconds:.0f} s")
-        chosen = compiled if shorter < 0.98 * rest else chosen
+        for compiled in _measured(replace(task, stacks=(chosen.stack,), modes=("compile",))):
+            shorter = rest * chosen.tokens_per_second / compiled.tokens_per_second + compiled.start_seconds
+            reasons.append(f"compiled: {compiled.tokens_per_second:,.0f} tokens/s after {compiled.start_seconds:.0f} s")
+            chosen = compiled if shorter < 0.98 * rest else chosen
     plan = replace(base, mode=chosen.mode)
     return SwarmPlan(chosen.stack, len(devices), plan, need(chosen.stack, plan), chosen.tokens_per_second, tuple(reasons))
 

@@ -84,11 +84,6 @@ class Checkpoints:
             log.warning("%s: not readable (%s); training starts again", self._record, error)
             return None
 
-    def remove(self) -> None:
-        """Forget it: the job is done."""
-        for file in (self._record, *self._path.parent.glob(f"{self._path.name}.*.safetensors")):
-            file.unlink(missing_ok=True)
-
     @property
     def _record(self) -> Path:
         return self._path.with_name(f"{self._path.name}.json")

@@ -67,9 +67,12 @@ class StackTraining:
     ) -> None:
         self.store, self.config, self.plan, self.n_steps = store, config, plan, total_steps(config)
         n_blocks = self.n_steps * config.batch_size
-        self.blocks: list[BlockPlan] = [
-            plan_blocks(store, r.weights, r.data_seed, n_blocks, config.context + 1, draws=config.domain_draws) for r in requests
-        ]
+        # Proxies that differ in their initial weights only read the same blocks.
+        plans: dict[tuple[bytes, int], BlockPlan] = {}
+        for r in requests:
+            if (read := (r.weights.tobytes(), r.data_seed)) not in plans:
+                plans[read] = plan_blocks(store, r.weights, r.data_seed, n_blocks, config.context + 1, draws=config.domain_draws)
+        self.blocks: list[BlockPlan] = [plans[r.weights.tobytes(), r.data_seed] for r in requests]
         self.step, self.seconds, self.curves = 0, 0.0, {request.slot: Curve() for request in requests}
         self.stopped: dict[int, int] = {}
         # What went wrong, if anything, is read from here at the end: looking at every step would stall a GPU.
@@ -121,6 +124,8 @@ class StackTraining:
         if not keep:
             self.training = []
             return
+        # Gone before the smaller stack is built: memory must not peak because a proxy ends.
+        del self.model, self._optimizer, self._runner
         self._assemble([self.training[k] for k in keep], state[:2])
         self._optimizer.restore(state[2:], self.step)
 
@@ -181,8 +186,8 @@ def train_stack(
 ) -> list[ProxyResult]:
     """Train the requested proxies as one stacked model and score each on every domain.
 
-    A proxy's result depends on its own request, the configuration and the tokens only, up to rounding; the same requests give
-    the same bits. The number of threads is the caller's business: at proxy size, one per process is fastest.
+    A proxy's result depends on its own request, the configuration and the tokens only, up to rounding; on a CPU the same requests
+    give the same bits. The number of threads is the caller's business: at proxy size, one per process is fastest.
 
     Args:
         store: The tokens.
@@ -246,7 +251,7 @@ def _result(training: StackTraining, k: int, request: ProxyRequest, losses: NDAr
     store, config = training.store, training.config
     stopped = training.stopped.get(request.slot)
     steps = training.n_steps if stopped is None else stopped
-    failure = failure_of(training.health(request)[:steps], losses, store.vocab_size)
+    failure = failure_of(training.health(request), losses, store.vocab_size)
     scored = {} if failure or losses is None else dict(zip(store.domains, losses.tolist(), strict=True))
     per_step = config.batch_size * config.context
     curve = {str(step * per_step): one for step, one in training.curves[request.slot].items() if _finite(one)}

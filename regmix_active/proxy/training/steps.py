@@ -15,10 +15,18 @@ from regmix_active.proxy.training.optimizer import StackOptimizer
 
 log = logging.getLogger(__name__)
 
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out. On a CPU, torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether an error, or one that led to it, says that memory ran out.
+
+    Not every allocator of torch's has an exception for it: the CPU's, CUDA's driver and cuBLAS only have words.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY):
+        return True
+    before = error.__cause__ or error.__context__
+    return before is not None and out_of_memory(before)
 
 
 WARM_UP_STEPS = 3
