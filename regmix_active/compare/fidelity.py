@@ -38,7 +38,8 @@ NEAR_UNIFORM = 10.0
 """Dirichlet parameter per domain of the mixtures near the uniform one: each weight varies by about 30 % of itself."""
 
 STACK = 2
-"""Proxies per job: the fastest on one CPU thread, see CONTRIBUTING.md."""
+"""Proxies per job: few, so that all processes are busy to the end. More would be a little faster, and other jobs than those that
+folders hold already."""
 
 TESTED, REFERENCE, NOISE = 5, 6, 7
 """Streams of seeds below the study's: no two of them share one."""

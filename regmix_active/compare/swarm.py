@@ -93,7 +93,7 @@ def benchmark_swarm(config: RunConfig, store: TokenStore, settings: Settings, wa
         ProxyError: If the swarm itself cannot be measured.
     """
     gpu = _gpu()
-    sections = (*cpu_sections(config, store, settings), *(gpu_section(case, "cuda" if gpu else None) for case in GPU_CASES))
+    sections = (*cpu_sections(config, store, settings), *(gpu_section(case, "cuda:0" if gpu else None) for case in GPU_CASES))
     found = SwarmBenchmark(settings, sections, machine_facts(gpu))
     runs = [(s, m) for s in sections if not s.unmeasured for m in s.methods if not m.skipped]
     watcher.on_start(found, len(runs) * settings.repeats)

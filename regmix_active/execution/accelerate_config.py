@@ -85,7 +85,9 @@ def read_accelerate_config(file: str | Path | None) -> LaunchConfig | None:
         return found if found.size > 1 else None
     path = Path(file).expanduser()
     if not path.is_file():
-        raise ConfigError(f"{path}: there is no such file; `accelerate config --config_file {path}` writes it")
+        raise ConfigError(
+            f"execution.accelerate_config: {path}: there is no such file; `accelerate config --config_file {path}` writes it"
+        )
     return _read(path, config_args.load_config_from_file)
 
 
