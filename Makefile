@@ -1,11 +1,13 @@
 # Two commands do everything on a machine with only Python 3.11+ and make:
 #   make run    install into .venv, then find a mixture on the embedded corpus (BUDGET=64 proxies)
 #   make test   install, then lint, types and tests
+# And for those who doubt that a search survives anything (half an hour; ARGS="--list" shows the cases):
+#   make torture
 PYTHON ?= python3
 BUDGET ?= 64
 BIN := .venv/bin
 
-.PHONY: run test lint types tests clean
+.PHONY: run test lint types tests torture clean
 
 run: .venv/.installed
 	$(BIN)/regmix-active run --budget $(BUDGET) --verify
@@ -22,6 +24,9 @@ types: .venv/.installed
 # Two processes of tests, one thread in each: more threads only get in the way of the tests' own worker processes.
 tests: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
+torture: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

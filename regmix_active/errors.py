@@ -43,6 +43,10 @@ class ProxyError(RegmixActiveError):
     """Proxy training failed so often, or in such a way, that the search cannot go on."""
 
 
+class DiskError(RegmixActiveError):
+    """A disk that is full or cannot be written: nothing is lost, and nothing counts as failed for it."""
+
+
 class StrategyError(RegmixActiveError):
     """A strategy that cannot be loaded, or that proposed something outside the feasible set."""
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.mixture.designs import around
+from regmix_active.mixture.designs import around, trusted
 from regmix_active.mixture.space import Mixtures
 from regmix_active.study.history import History
 from regmix_active.surrogate.base import Surrogate
@@ -118,4 +118,6 @@ class AcquisitionStrategy(Strategy):
         if self.climbers and self.pointwise and model.differentiable:
             starts = first[order[: self.climbers]]
             sets.append(climb(history.space, model, self.score, belief.best, belief.noise, starts))
-        return untaken(np.concatenate(sets), taken)
+        found = untaken(np.concatenate(sets), taken)
+        safe = found[trusted(found, history.diverged, history.mixtures)]
+        return safe if len(safe) >= n else found

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import signal
+import errno
 import sys
 from collections.abc import Mapping
 from importlib import import_module
-from types import FrameType
+from keyword import iskeyword
 from typing import NoReturn
 
 import click
 
 from regmix_active import __version__
+from regmix_active.cli.signals import answer_signals, exit_code
 from regmix_active.errors import RegmixActiveError
 
 VERBS = {
     "run": "Find a mixture: train proxies, round by round; continues a study that is there.",
     "status": "How far a run is, and what it has found.",
     "recommend": "Answer again from a run's study: another k or target, no training.",
+    "import": "Add finished runs of others to a study: RegMix's, Olmix's, another study's.",
+    "study": "Studies whose domains change: fork.",
     "verify": "Train the found mixture and its rivals with fresh seeds.",
     "evaluate": "How well surrogates predict recorded runs: yours, RegMix's, Olmix's.",
     "benchmark": "Measure against rivals: the search (replayed runs), the swarm's speed, the proxy's noise.",
@@ -26,11 +29,7 @@ VERBS = {
     "init": "Write a commented configuration for your own text.",
 }
 
-INTERRUPTED, TERMINATED = 130, 143
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C: schedulers send it before they pre-empt."""
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Verbs(click.Group):
@@ -52,7 +51,7 @@ class Verbs(click.Group):
         """Import the verb's module and return its command."""
         if cmd_name not in self.verbs:
             return None
-        command: click.Command = import_module(self.module.format(cmd_name)).command
+        command: click.Command = import_module(self.module.format(cmd_name + "_" * iskeyword(cmd_name))).command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -78,11 +77,11 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line; errors of the user's are one message and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    answer_signals()
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Abort as abort:  # what click makes of a KeyboardInterrupt
-        sys.exit(TERMINATED if isinstance(abort.__cause__, Terminated) else INTERRUPTED)
+        sys.exit(exit_code(abort.__cause__))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
@@ -90,7 +89,10 @@ def main() -> NoReturn:
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    raise Terminated
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        where = error.filename or "a file of the run"
+        click.echo(f"{where}: {error.strerror}; make room, then give the same command again. Nothing recorded is lost.", err=True)
+        sys.exit(1)

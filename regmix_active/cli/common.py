@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,6 +22,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_RUN = "runs/embedded"
 
+STORAGE_VARIABLE = "REGMIX_ACTIVE_STORAGE"
+
 
 def run_argument(function: F) -> F:
     """The run folder of verbs that look at a run."""
@@ -28,10 +31,40 @@ def run_argument(function: F) -> F:
 
 
 def storage_option(function: F) -> F:
-    """For studies whose storage needs a password: the run folder does not keep it."""
-    return click.option("--storage", metavar="URL", help="Storage of the study, if the run folder's URL lacks its password.")(
-        function
-    )
+    """Where the study is. A URL with a password comes from the environment alone: everybody can read command lines."""
+    return click.option(
+        "--storage",
+        metavar="URL",
+        envvar=STORAGE_VARIABLE,
+        callback=_storage,
+        help="Where the study is: sqlite:///FILE, journal:///FILE or postgresql://USER@HOST/DATABASE; with a password by the "
+        f"environment variable {STORAGE_VARIABLE} alone.  [default: the run folder]",
+    )(function)
+
+
+def _storage(context: click.Context, parameter: click.Parameter, url: str | None) -> str | None:
+    # Processes that train must not see it.
+    os.environ.pop(STORAGE_VARIABLE, None)
+    if url is None:
+        return None
+    if context.get_parameter_source("storage") is click.core.ParameterSource.COMMANDLINE:
+        refuse_password(url, "--storage")
+    return absolute_storage(url)
+
+
+def refuse_password(url: str, option: str) -> None:
+    """Refuse a storage URL with a password that was typed.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    from regmix_active.study.place import has_password
+
+    if has_password(url):
+        raise ConfigError(
+            f"{option}: everybody on this machine can read a password that is typed here; change it if it is a real one, leave it "
+            f"out, and give it in ~/.pgpass or PGPASSWORD, or the whole URL in {STORAGE_VARIABLE}"
+        )
 
 
 def console() -> Console:
@@ -59,10 +92,10 @@ def load_run(run: Path, overrides: dict[str, Any] | None = None) -> LoadedConfig
 
 
 def absolute_storage(url: str) -> str:
-    """An SQLite URL with an absolute path, so that later commands find the file from another folder."""
-    prefix = "sqlite:///"
-    path = url.removeprefix(prefix)
-    return prefix + str(Path.cwd() / path) if url.startswith(prefix) and path not in ("", ":memory:") else url
+    """The URL of an SQLite or journal file with an absolute path, so that later commands find the file from another folder."""
+    from regmix_active.study.place import absolute_url
+
+    return absolute_url(url)
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from regmix_active.cli.common import absolute_storage, console, given, parse_target
+from regmix_active.cli.common import absolute_storage, console, given, parse_target, storage_option
 from regmix_active.cli.launch import driving, tracked
 
 if TYPE_CHECKING:
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 @click.option("--budget", type=click.IntRange(min=1), help="Completed proxies in the whole study.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NAME]")
 @click.option("--name", help="Name of the study.")
-@click.option("--storage", metavar="URL", help="Optuna storage of the study.  [default: sqlite in the run folder]")
+@storage_option
 @click.option("--target", metavar="SPEC", help="mean, a domain, or weights: books=0.7,code=0.3.")
 @click.option("--surrogate", metavar="NAME", help="gp, lightgbm, log-linear, ensemble or auto.")
 @click.option("--strategy", metavar="NAME|FILE.py:CLASS", help="Chooses the mixtures. A file named here is executed.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
+@click.option("--executor", type=click.Choice(["local", "slurm", "ray"]), help="Where proxies train.  [default: local]")
+@click.option("--async", "asynchronous", is_flag=True, default=None, help="Propose as soon as a worker is free, not in rounds.")
 @click.option("--workers", type=click.IntRange(min=0), help="Worker processes; 0: one per GPU or CPU core.")
 @click.option(
     "--accelerate-config",
@@ -46,6 +48,8 @@ def command(
     surrogate: str | None,
     strategy: str | None,
     seed: int | None,
+    executor: str | None,
+    asynchronous: bool | None,
     workers: int | None,
     accelerate_config: Path | None,
     settings: tuple[str, ...],
@@ -79,6 +83,8 @@ def command(
             "search.strategy": strategy,
             "seed": seed,
             "execution.workers": workers,
+            "execution.executor": executor,
+            "search.asynchronous": asynchronous,
             "execution.accelerate_config": None if accelerate_config is None else str(accelerate_config.absolute()),
         }
     )

@@ -14,6 +14,9 @@ from regmix_active.cli.common import console, load_run, run_argument, storage_op
 @storage_option
 def command(run: Path, storage: str | None) -> None:
     """How far RUN is: proxies by state, rounds, the best target so far and its mixture."""
+    from collections import Counter
+
+    import numpy as np
     from optuna.trial import TrialState
     from rich.markup import escape
     from rich.table import Table
@@ -40,11 +43,16 @@ def command(run: Path, storage: str | None) -> None:
     counts = {word: record.count(state) for state, word in words.items()}
     states = ", ".join(f"{count} {word}" for word, count in counts.items() if count or word != "stopped early")
     table.add_row("proxies", f"{states}; the budget is {budget}")
+    imported = record.imported()
+    for source, count in Counter(str(trial.user_attrs["source"]) for trial in imported).items():
+        table.add_row("imported", escape(f"{count} {'run' if count == 1 else 'runs'} of {source}"))
     table.add_row("rounds", str(len(record.rounds())))
     table.add_row("time", str(duration(record.trials())).split(".")[0])
     table.add_row("target", escape(history.target.describe()))
-    if len(history):
-        table.add_row("best trained", f"{history.values.min():.4f} nats per token (slot {history.slots[history.best]})")
+    if np.isfinite(history.values).any():
+        slot = int(history.slots[history.best])
+        best = next((f"imported run {t.user_attrs['run']}" for t in imported if t.user_attrs["slot"] == slot), f"slot {slot}")
+        table.add_row("best trained", escape(f"{history.values[history.best]:.4f} nats per token ({best})"))
         table.add_row("its mixture", escape(shares_text(history.space.as_dict(history.mixtures[history.best]))))
     again = f"regmix-active run --config {search.folder.config} --out {run}"
     if (missing := budget - counts["completed"] - counts["stopped early"]) > 0:

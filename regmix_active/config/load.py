@@ -1,6 +1,7 @@
 """From a YAML file, or the name of a preset, to a :class:`RunConfig`; every fault is named with file, line, key and remedy.
 
-Files are YAML 1.2 (``no`` is a string, ``1e-3`` a number) without custom tags; duplicate keys are refused.
+Files are YAML 1.2 (``no`` is a string, ``1e-3`` a number) without tags; duplicate keys are refused, and so are values that the
+schema would have to turn into something else, such as a number in quotes.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import difflib
 import glob
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,9 +18,9 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from regmix_active.config.plain_yaml import dotted, parse_yaml
 from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
 
@@ -57,7 +59,7 @@ def load_preset(name: str) -> RunConfig:
         close = difflib.get_close_matches(name, presets(), n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"presets are: {', '.join(presets())}"
         raise ConfigError(f"--preset {name}: no such preset; {hint}")
-    return RunConfig.model_validate(YAML(typ="safe", pure=True).load(preset_text(name)))
+    return RunConfig.model_validate(parse_yaml(preset_text(name), f"preset {name}")[0])
 
 
 def load_config(source: str | Path = "embedded", overrides: Iterable[tuple[str, Any]] = ()) -> LoadedConfig:
@@ -79,10 +81,13 @@ def load_config(source: str | Path = "embedded", overrides: Iterable[tuple[str, 
     given = list(overrides)
     for key, value in given:
         _assign(data, key, value)
+    place = _Place(origin, tree, frozenset(key for key, _ in given))
     try:
         config = RunConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, data, origin, tree, {key for key, _ in given})) from None
+        raise ConfigError(_explain(error, data, place)) from None
+    if lines := [f"{place.of(location)}: key '{dotted(location)}': {text}" for location, text in _turned(data, config)]:
+        raise ConfigError("\n".join(lines))
     return LoadedConfig(_absolute_paths(config, base_dir), origin)
 
 
@@ -96,9 +101,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not key.strip():
         raise ConfigError(f"--set {text}: write KEY=VALUE, for example --set search.batch_size=16")
     try:
-        return key.strip(), YAML(typ="safe", pure=True).load(value)
-    except YAMLError as error:
-        raise ConfigError(f"--set {text}: the value is not YAML ({_first_line(error)})") from None
+        return key.strip(), parse_yaml(value, "")[0]
+    except ConfigError as error:
+        raise ConfigError(f"--set {text}: the value is not YAML ({str(error).partition(': ')[2]})") from None
 
 
 def dump_config(config: RunConfig) -> str:
@@ -123,9 +128,12 @@ def _absolute_paths(config: RunConfig, base_dir: Path) -> RunConfig:
     if (launch := execution.accelerate_config) is not None:
         execution = execution.model_copy(update={"accelerate_config": _absolute_path(launch, base_dir)})
     # A folder or a file beside the configuration; what is not there is a name of the hub.
-    if proxy.hf is not None and (local := base_dir / Path(proxy.hf).expanduser()).exists():
+    if proxy.hf is not None and (local := base_dir / _home(proxy.hf)).exists():
         proxy = proxy.model_copy(update={"hf": str(local)})
-    config = config.model_copy(update={"search": search, "execution": execution, "proxy": proxy})
+    runner = config.runner
+    if runner.command is not None:  # the run folder keeps the configuration, and the command must not run there
+        runner = runner.model_copy(update={"folder": str(base_dir / _home(runner.folder or ""))})
+    config = config.model_copy(update={"search": search, "execution": execution, "proxy": proxy, "runner": runner})
     return config.model_copy(update={"corpus": corpus.model_copy(update={"domains": domains, "tokenizer": tokenizer})})
 
 
@@ -136,7 +144,7 @@ def _absolute(path: str | tuple[str, ...] | None, base_dir: Path) -> str | tuple
 
 
 def _absolute_path(path: str, base_dir: Path) -> str:
-    written = Path(path).expanduser()
+    written = _home(path)
     # Only what the user wrote is a glob: a folder above may have brackets in its name.
     base = Path(glob.escape(str(base_dir))) if glob.has_magic(path) else base_dir
     return str(base / written)
@@ -144,12 +152,19 @@ def _absolute_path(path: str, base_dir: Path) -> str:
 
 def _absolute_strategy(spec: str, base_dir: Path) -> str:
     file, separator, name = spec.rpartition(":")
-    return f"{base_dir / Path(file).expanduser()}:{name}" if separator and file.endswith(".py") else spec
+    return f"{base_dir / _home(file)}:{name}" if separator and file.endswith(".py") else spec
+
+
+def _home(path: str) -> Path:
+    """The path with ``~`` spelt out; that of an unknown user stays, and is not found later."""
+    return Path(os.path.expanduser(path))
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():  # a pipe would wait for ever, and can be read only once
+            raise ConfigError(f"{path}: cannot be read (not a regular file); name a YAML file")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         close = difflib.get_close_matches(str(path), presets(), n=1)
         hint = f"did you mean the preset {close[0]!r}?" if close else f"presets are: {', '.join(presets())}"
@@ -161,16 +176,7 @@ def _read(path: Path) -> str:
 
 
 def _parse(text: str, origin: str) -> tuple[dict[str, Any], Node | None]:
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        tree = yaml.compose(text)
-        data = yaml.load(text)
-    except MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        problem = (error.problem or "cannot be parsed").splitlines()[0]
-        raise ConfigError(f"{origin}{line}: not a valid configuration: {problem}") from None
-    except (YAMLError, ValueError) as error:
-        raise ConfigError(f"{origin}: not valid YAML: {_first_line(error)}") from None
+    data, tree = parse_yaml(text, origin)
     if data is None:
         return {}, None
     if not isinstance(data, dict):
@@ -183,13 +189,52 @@ def _assign(data: dict[str, Any], key: str, value: Any) -> None:
     place = data
     for parent in parents:
         inner = place.get(parent)
-        if not isinstance(inner, dict):
-            inner = place[parent] = {}
-        place = inner
+        # A copy: an alias may have put the same mapping elsewhere, too.
+        place[parent] = dict(inner) if isinstance(inner, dict) else {}
+        place = place[parent]
     place[last] = value
 
 
-def _explain(error: ValidationError, data: dict[str, Any], origin: str, tree: Node | None, overridden: set[str]) -> str:
+@dataclass(frozen=True)
+class _Place:
+    """Where a value is from.
+
+    Attributes:
+        origin: The file.
+        tree: Its YAML tree.
+        overridden: Dotted keys that the command line gave.
+    """
+
+    origin: str
+    tree: Node | None
+    overridden: frozenset[str]
+
+    def of(self, location: Sequence[int | str]) -> str:
+        """``FILE:LINE``, or the command line."""
+        key = dotted(location)
+        ours = any(f"{key}.".startswith(f"{given}.") or given.startswith(f"{key}.") for given in self.overridden)
+        return "command line" if ours else f"{self.origin}{_line(self.tree, location)}"
+
+
+def _turned(written: Any, read: Any, location: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], str]]:
+    """Values that the schema turned into another kind, which is seldom what was meant, and what to do about each."""
+    if isinstance(read, BaseModel):
+        read = dict(read)
+    if isinstance(written, dict):
+        for key in [key for key in written if key in read]:
+            yield from _turned(written[key], read[key], (*location, key))
+    elif isinstance(written, list):
+        for index, pair in enumerate(zip(written, read, strict=True)):
+            yield from _turned(*pair, (*location, index))
+    elif isinstance(read, bool) and not isinstance(written, bool):
+        yield location, f"write true or false, without quotes (got {_shown(written)})"
+    elif isinstance(written, bool) and not isinstance(read, bool):
+        yield location, f"true or false where a number belongs (got {str(written).lower()})"
+    elif isinstance(written, str) and isinstance(read, int | float):
+        yield location, f"text where a number belongs; write it without quotes (got {_shown(written)})"
+
+
+def _explain(error: ValidationError, data: dict[str, Any], place: _Place) -> str:
     faults: dict[tuple[int | str, ...], list[str]] = {}
     for fault in error.errors(include_url=False):
         location = _location(fault["loc"], data)
@@ -199,32 +244,25 @@ def _explain(error: ValidationError, data: dict[str, Any], origin: str, tree: No
             close = difflib.get_close_matches(str(location[-1]), known, n=1)
             text = f"did you mean '{close[0]}'?" if close else f"known keys here: {', '.join(known)}"
         elif fault["type"] == "model_type":
-            text = f"write its keys below it, or leave it out (got {fault['input']!r})"
+            text = f"write its keys below it, or leave it out (got {_shown(fault['input'])})"
         else:
             message = fault["msg"].removeprefix("Value error, ")
             text = f"{message[0].lower()}{message[1:]}"
             if not texts and not isinstance(fault["input"], dict | BaseModel):
-                text += f" (got {fault['input']!r})"
+                text += f" (got {_shown(fault['input'])})"
         if fault["type"] == "extra_forbidden":
-            texts.append(f"unknown key '{_dotted(location)}'; {text}")
+            texts.append(f"unknown key '{dotted(location)}'; {text}")
         elif texts:
             texts.append(text)  # another kind of value that would have done
         else:
-            texts.append(f"key '{_dotted(location)}': {text}" if location else text)
+            texts.append(f"key '{dotted(location)}': {text}" if location else text)
     lines = []
     for location, texts in faults.items():
         # Of the kinds of value that a key takes, the one that failed deepest is the one that was meant.
         if any(len(other) > len(location) and other[: len(location)] == location for other in faults):
             continue
-        key = _dotted(location)
-        ours = any(f"{key}.".startswith(f"{given}.") or given.startswith(f"{key}.") for given in overridden)
-        where = "command line" if ours else f"{origin}{_line(tree, location)}"
-        lines.append(f"{where}: {'; or: '.join(texts)}")
+        lines.append(f"{place.of(location)}: {'; or: '.join(texts)}")
     return "\n".join(lines)
-
-
-def _dotted(location: Sequence[int | str]) -> str:
-    return ".".join(str(part) for part in location)
 
 
 def _location(location: Sequence[int | str], data: Any) -> tuple[int | str, ...]:
@@ -271,5 +309,6 @@ def _line(node: Node | None, location: Sequence[int | str]) -> str:
     return "" if line is None else f":{line + 1}"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."

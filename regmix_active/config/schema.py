@@ -200,11 +200,92 @@ class ProxyConfig(Section):
         return self
 
 
+class SlurmConfig(Section):
+    """What a SLURM job of one worker asks for (`execution.executor: slurm`); submitted through submitit, as arrays."""
+
+    partition: str | None = None
+    """Partition; default: the cluster's."""
+
+    account: str | None = None
+    """Account that pays."""
+
+    qos: str | None = None
+    """Quality of service."""
+
+    minutes: Positive = 240
+    """Time limit of one job. A job that reaches it, or is preempted, is queued again and resumes from its checkpoint."""
+
+    cpus: Positive = 1
+    """CPU cores of one job."""
+
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of one job; it trains on the first."""
+
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """Memory of one job, GB; default: the cluster's."""
+
+    setup: tuple[str, ...] = ()
+    """Shell lines before the job, such as `module load cuda`."""
+
+    options: dict[str, str | int | bool] = {}
+    """Further options of sbatch, such as `{constraint: a100, exclude: node7}`."""
+
+
+class RayConfig(Section):
+    """What a Ray task of one worker asks for (`execution.executor: ray`, `pip install regmix-active[ray]`)."""
+
+    address: str = "auto"
+    """Cluster: `auto` (the one that runs here, or the address in `RAY_ADDRESS`), `HOST:PORT`, or `local` (start one here)."""
+
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPU cores of one task."""
+
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs of one task; a half lets two tasks share one."""
+
+
+class RunnerConfig(Section):
+    """Your own trainer instead of the built-in proxies: a command that trains one mixture and writes its losses."""
+
+    command: str | None = None
+    """Command line, run once per proxy by the shell. `{mixture}` is a JSON file with weights and
+    seeds, `{out}` a folder of the proxy's own in which the command leaves `metrics.json` (losses by name), `{seed}` and `{device}`
+    say the rest. Leave out for the built-in proxies; with it, `corpus` and `proxy` are not used."""
+
+    folder: str | None = None
+    """Folder that the command runs in; default: the configuration's."""
+
+    domains: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Your domains, each with its number of tokens (or its share: only the proportions count)."""
+
+    losses: tuple[str, ...] = ()
+    """Losses that `metrics.json` must hold; default: one per domain."""
+
+    facts: dict[str, str | int | float] = {}
+    """What else the losses depend on, such as `{model: 30M, data: v3}`: a study with other facts is refused, not continued."""
+
+    timeout_minutes: Annotated[float, Field(gt=0)] | None = None
+    """A command that takes longer is ended and counts as failed; default: `execution.deadline_minutes` alone."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.command is not None and len(self.domains) < 2:
+            raise ValueError("command needs `domains`: at least two names with their tokens, such as {books: 4.1e9, code: 2.5e9}")
+        if self.command is not None and ("{mixture}" not in self.command or "{out}" not in self.command):
+            raise ValueError("command must name {mixture} and {out}, such as: ./train.sh {mixture} {out}")
+        return self
+
+
 class ExecutionConfig(Section):
     """Where and how proxies train. Nothing here changes what a loss means, only its last digits."""
 
+    executor: Literal["local", "slurm", "ray"] = "local"
+    """`local`: the devices of this machine, or of an Accelerate launch. `slurm`: one SLURM job per worker. `ray`: tasks of a Ray
+    cluster. The run folder and the corpus cache must then lie on a file system that all nodes see."""
+
     workers: Annotated[int, Field(ge=0)] = 0
-    """Worker processes, one thread each on CPU; 0 means what `accelerate_config` says, else one per GPU, or one per CPU core."""
+    """Worker processes, one thread each on CPU; 0 means what `accelerate_config` says, else one per GPU, or one per CPU core. On
+    SLURM: jobs at a time (0: 8). On Ray: tasks at a time; 0: as many as the cluster has room for."""
 
     parallel: Literal["auto", "task", "data"] = "auto"
     """`task`: every device trains proxies of its own. `data`: all devices train each proxy together (DDP, or FSDP by
@@ -228,6 +309,16 @@ class ExecutionConfig(Section):
 
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
     """A job that trains for longer saves its state so often, and resumes at that step; 0: never."""
+
+    attempts: Positive = 3
+    """How often a job whose process died or hung is tried before its proxies count as failed."""
+
+    deadline_minutes: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """A job that trains for longer has hung: it is ended and tried again elsewhere. `auto`: ten times the longest that has
+    finished, and at least ten minutes; 0: never."""
+
+    slurm: SlurmConfig = SlurmConfig()
+    ray: RayConfig = RayConfig()
 
     log_with: tuple[str, ...] = ()
     """Trackers that get every result, by Accelerate's names: `tensorboard`, `wandb`, `mlflow`, `aim`, `comet_ml` ..."""
@@ -266,8 +357,12 @@ class SearchConfig(Section):
     """After the initial design, end hopeless proxies early, by one of Optuna's pruners at the points of the learning curve
     (`proxy.curve`). They count towards the budget, with the losses that finished proxies of such a curve ended at."""
 
-    max_failures: Positive = 8
-    """End the search after so many proxies that diverged or crashed in a row."""
+    asynchronous: bool = False
+    """Propose a proxy as soon as a worker is free, with what is known then, instead of in rounds. Keeps every device busy, but what
+    is proposed then depends on the order in which proxies end: another run need not repeat it."""
+
+    failure_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """End the search when more than this share of its last 20 proxies diverged or crashed, judged from the fifth on."""
 
 
 class RecommendConfig(Section):
@@ -295,7 +390,9 @@ class StudyConfig(Section):
     """The memory: where every run is kept."""
 
     storage: str | None = None
-    """Optuna storage URL; default: SQLite in the run folder (`study.db`)."""
+    """Where the study is: `sqlite:///FILE`, `journal:///FILE` (an append-only file, also for network file systems), or
+    `postgresql://USER@HOST/DATABASE`; default: SQLite in the run folder (`study.db`). No passwords: they belong in `~/.pgpass`,
+    `PGPASSWORD` or `REGMIX_ACTIVE_STORAGE`."""
 
 
 class RunConfig(Section):
@@ -316,6 +413,7 @@ class RunConfig(Section):
 
     corpus: CorpusConfig = CorpusConfig()
     proxy: ProxyConfig = ProxyConfig()
+    runner: RunnerConfig = RunnerConfig()
     search: SearchConfig = SearchConfig()
     recommend: RecommendConfig = RecommendConfig()
     verify: VerifyConfig = VerifyConfig()

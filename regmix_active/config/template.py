@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from regmix_active.config.schema import DomainConfig, RunConfig
+from regmix_active.config.schema import CorpusConfig, DomainConfig, RunConfig
 
 WIDTH = 116
 
@@ -35,7 +35,7 @@ def _section(section: BaseModel, depth: int) -> list[str]:
         lines += _comment(field.description or (type(value).__doc__ or "").splitlines()[0], depth)
         if isinstance(value, BaseModel):
             lines += [f"{'  ' * depth}{name}:", *_section(value, depth + 1)]
-        elif name == "domains" and value:
+        elif name == "domains" and value and isinstance(section, CorpusConfig):
             lines.append(f"{'  ' * depth}domains:")
             for domain, source in value.items():
                 lines += [f"{'  ' * (depth + 1)}{_scalar(domain)}:", *_domain(source, depth + 2)]

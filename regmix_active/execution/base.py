@@ -1,7 +1,8 @@
-"""What an executor is: three verbs about job files."""
+"""What an executor is: three verbs about job files, and a look at those that run."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -14,12 +15,21 @@ class Executor(Protocol):
         """Queue a job file; a job that has ended may be submitted again."""
         ...
 
-    def poll(self) -> list[tuple[Path, str | None]]:
-        """Wait until a submitted job ends; return all that did, each with the reason if it ended badly."""
+    def poll(self, timeout: float | None = None) -> list[tuple[Path, str | None]]:
+        """Wait until a submitted job ends; return all that did, each with the reason if it ended badly.
+
+        Args:
+            timeout: Return, perhaps with nothing, after so many seconds; None waits for as long as something is submitted.
+        """
+        ...
+
+    @property
+    def running(self) -> Collection[Path]:
+        """Jobs that train now, as far as is known here; those that wait for a place are not among them."""
         ...
 
     def cancel(self, job: Path) -> None:
-        """Forget a job: stop it if it runs, do not start it otherwise."""
+        """Forget a job: stop it if it runs, do not start it otherwise. It may be submitted again."""
         ...
 
     def __enter__(self) -> Self: ...

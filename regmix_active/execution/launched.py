@@ -7,6 +7,7 @@ goes on with the rest.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import subprocess
 import time
@@ -50,13 +51,14 @@ class LaunchedExecutor(PostedExecutor):
         self._log = self._board.folder / "launch.log"
         self._fruitless = 0
 
-    def poll(self) -> list[tuple[Path, str | None]]:
+    def poll(self, timeout: float | None = None) -> list[tuple[Path, str | None]]:
         """See :meth:`Executor.poll`.
 
         Raises:
             ProxyError: If launches die again and again without finishing a job.
         """
-        while self._jobs:
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while self._jobs and time.monotonic() < end:
             reports = self._collect() or self._after_death()
             if reports:
                 return reports

@@ -6,10 +6,12 @@ At proxy size a thread pool inside torch gains nothing, and one process per core
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import multiprocessing
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future
 from pathlib import Path
 from types import TracebackType
@@ -75,12 +77,13 @@ class LocalExecutor:
         self._queue.append(job)
         self._dispatch()
 
-    def poll(self) -> list[tuple[Path, str | None]]:
+    def poll(self, timeout: float | None = None) -> list[tuple[Path, str | None]]:
         """See :meth:`Executor.poll`."""
-        # A bounded wait, so that a signal is answered at once even where a lock would not be interrupted.
         ended: set[Future[None]] = set()
-        while self._running and not ended:
-            ended, _ = concurrent.futures.wait(self._running, timeout=1.0, return_when=FIRST_COMPLETED)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while self._running and not ended and (left := end - time.monotonic()) > 0:
+            # A bounded wait, so that a signal is answered at once even where a lock would not be interrupted.
+            ended, _ = concurrent.futures.wait(self._running, timeout=min(1.0, left), return_when=FIRST_COMPLETED)
         reports = []
         for future in ended:
             job, device = self._running.pop(future)
@@ -88,6 +91,11 @@ class LocalExecutor:
             reports.append((job, _reason(future)))
         self._dispatch()
         return reports
+
+    @property
+    def running(self) -> Collection[Path]:
+        """See :attr:`Executor.running`."""
+        return [path for path, _ in self._running.values()]
 
     def cancel(self, job: Path) -> None:
         """See :meth:`Executor.cancel`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from regmix_active.execution.board import Board
@@ -31,6 +32,11 @@ class PostedExecutor:
         for name in [name for name, path in self._jobs.items() if path == job]:
             del self._jobs[name]
             self._board.withdraw(name)
+
+    @property
+    def running(self) -> Collection[Path]:
+        """See :attr:`Executor.running`."""
+        return [self._jobs[name] for name in self._board.held() if name in self._jobs]
 
     def _collect(self) -> list[tuple[Path, str | None]]:
         """What ended since the last look, each with the reason if it ended badly."""

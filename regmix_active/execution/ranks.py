@@ -6,6 +6,7 @@ Rank 0 is the driver and trains as well; the other ranks only train. They share 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import time
@@ -233,13 +234,14 @@ class RankExecutor(PostedExecutor):
         self._looked = time.monotonic()
         self._alive = contextlib.ExitStack()
 
-    def poll(self) -> list[tuple[Path, str | None]]:
+    def poll(self, timeout: float | None = None) -> list[tuple[Path, str | None]]:
         """See :meth:`Executor.poll`. Trains a waiting job in this process when nothing has ended.
 
         Raises:
             ProxyError: If a job that all ranks train together failed; the launch must be started again.
         """
-        while self._jobs:
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while self._jobs and time.monotonic() < end:
             if reports := self._collect():
                 return reports
             if not self._worker.step():

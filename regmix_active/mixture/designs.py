@@ -113,6 +113,30 @@ def spread(space: MixtureSpace, n: int, rng: np.random.Generator) -> Mixtures:
     return space.dirichlet(n, centre * strength, rng)
 
 
+def trusted(mixtures: Mixtures, diverged: Mixtures, finished: Mixtures, margin: float = 1.0) -> NDArray[np.bool_]:
+    """Which mixtures are not closer to one that diverged than to any that finished, in total variation; shape ``(n,)``.
+
+    A rule without a radius: where little is known, a divergence warns of all around it; an unlucky one between proxies that
+    finished warns of almost nothing.
+
+    Args:
+        mixtures: Shape ``(n, d)``.
+        diverged: Shape ``(f, d)``; may be empty.
+        finished: Shape ``(m, d)``.
+        margin: How many times as close one that finished must be.
+    """
+    if not len(diverged):
+        return np.ones(len(mixtures), dtype=bool)
+    return margin * _nearest(mixtures, finished) < _nearest(mixtures, diverged)
+
+
+def _nearest(mixtures: Mixtures, others: Mixtures) -> NDArray[np.float64]:
+    nearest = np.full(len(mixtures), np.inf)
+    for other in others:  # one by one: all pairs of a hundred thousand candidates would not fit
+        np.minimum(nearest, np.abs(mixtures - other).sum(axis=1), out=nearest)
+    return nearest
+
+
 def farthest_first(points: NDArray[np.float64], n: int, opens: NDArray[np.int64] | None = None) -> list[int]:
     """Rows far from each other: the first, then always the one farthest from all before it (Kennard and Stone, 1969).
 

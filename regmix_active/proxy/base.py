@@ -6,7 +6,7 @@ start the user's own command or look losses up in a recorded table.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -51,6 +51,7 @@ class ProxyResult:
         shares: Realised share of the training tokens per domain.
         curve: Losses on the way, by the tokens trained on so far (as text, the way JSON keys are), on fewer validation tokens.
         stopped: It was ended early, as hopeless: no losses, no failure, the curve says why.
+        diverged: The failure is the mixture's own: trained again, it would fail again, and so would mixtures close to it.
     """
 
     slot: int
@@ -62,6 +63,7 @@ class ProxyResult:
     shares: Mapping[str, float] = field(default_factory=dict)
     curve: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     stopped: bool = False
+    diverged: bool = False
 
 
 class ProxyRunner(Protocol):
@@ -87,6 +89,32 @@ class ProxyRunner(Protocol):
             requests: A whole round.
             known: Slots whose results are recorded already. They need no training, but tell the runner the whole round, so that
                 it can give the others the same company as the first time.
+        """
+        ...
+
+
+Propose = Callable[[int], Sequence[ProxyRequest]]
+"""Asks for at most so many proxies that shall train together; nothing, if there are none at present."""
+
+
+@runtime_checkable
+class StreamingRunner(Protocol):
+    """A :class:`ProxyRunner` that takes new proxies while others train."""
+
+    @property
+    def workers(self) -> int:
+        """Jobs that train at the same time."""
+        ...
+
+    @property
+    def stack(self) -> int:
+        """Proxies in one job, at most."""
+        ...
+
+    def stream(self, propose: Propose) -> Generator[ProxyResult, None, None]:
+        """Keep every worker busy with what `propose` hands out, until it has nothing left and all have ended.
+
+        Yields results as :meth:`ProxyRunner.run` does; `propose` is called after they were taken.
         """
         ...
 

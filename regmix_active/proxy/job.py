@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.planning.plan import DEFAULT_PLAN, TrainingPlan
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 
@@ -62,6 +65,10 @@ class ProxyJob:
         """Where the job's result is, or will be."""
         return folder / f"{self.key}.result.json"
 
+    def again(self, attempt: int) -> ProxyJob:
+        """The job as it is tried again: whole from its checkpoint, and then, for want of memory perhaps, in halves."""
+        return replace(self, halvings=attempt - 2)
+
     def write(self, folder: Path) -> Path:
         """Write the job file into `folder` and return its path."""
         path = folder / f"{self.key}.job.json"
@@ -70,15 +77,23 @@ class ProxyJob:
 
     @classmethod
     def read(cls, path: Path) -> ProxyJob:
-        """The job that a file describes."""
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content.pop("format")
-        content["requests"] = tuple(
-            ProxyRequest(**{**one, "weights": np.array(one["weights"], dtype=np.float64)}) for one in content["requests"]
-        )
-        content["proxy"], content["store"] = ProxyConfig.model_validate(content["proxy"]), Path(content["store"])
-        content["plan"], trunk = TrainingPlan(**content["plan"]), content["trunk"]
-        return cls(**{**content, "trunk": trunk and tuple(trunk)})
+        """The job that a file describes.
+
+        Raises:
+            ProxyError: If it is not a job file of this version.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
+                raise ValueError("it is of another version")
+            content["requests"] = tuple(
+                ProxyRequest(**{**one, "weights": np.array(one["weights"], dtype=np.float64)}) for one in content["requests"]
+            )
+            content["proxy"], content["store"] = ProxyConfig.model_validate(content["proxy"]), Path(content["store"])
+            content["plan"], trunk = TrainingPlan(**content["plan"]), content["trunk"]
+            return cls(**{**content, "trunk": trunk and tuple(trunk)})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ProxyError(f"{path}: not a job file that can be read ({_line(error)}); run the search again") from None
 
     def _content(self) -> dict[str, Any]:
         requests = [{**asdict(request), "weights": request.weights.tolist()} for request in self.requests]
@@ -131,14 +146,47 @@ def write_results(path: Path, results: Sequence[ProxyResult]) -> None:
     write_atomically(path, json.dumps({"format": FORMAT, "sha256": _digest(body), "results": body}))
 
 
-def read_results(path: Path) -> list[ProxyResult] | None:
-    """The results in a file, or None if there is no intact one."""
+def read_results(path: Path, slots: Collection[int] | None = None) -> list[ProxyResult] | None:
+    """The results in a file, or None if there is no intact one; the log says why.
+
+    Args:
+        path: The file.
+        slots: Whose results they must be, each once; None: whoever's.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        intact = content["format"] == FORMAT and content["sha256"] == _digest(content["results"])
-    except (OSError, ValueError, KeyError, TypeError):
+        if content["format"] != FORMAT or content["sha256"] != _digest(content["results"]):
+            raise ValueError("damaged, or of another version")
+        results = [_result(entry) for entry in content["results"]]
+        found = sorted(result.slot for result in results)
+        if found != sorted(set(found) if slots is None else slots):
+            raise ValueError(f"results of slots {found}, which are not those that were asked for")
+    except FileNotFoundError:
         return None
-    return [ProxyResult(**entry) for entry in content["results"]] if intact else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        log.warning("%s: not used (%s)", path, _line(error))
+        return None
+    return results
+
+
+def _result(entry: dict[str, Any]) -> ProxyResult:
+    """One result.
+
+    Raises:
+        TypeError: If a field holds something else than :func:`write_results` writes.
+    """
+    result = ProxyResult(**entry)
+    tables = (result.losses, result.bits_per_byte, result.shares, *result.curve.values())
+    numbers = [result.slot, result.tokens, result.seconds, *(value for table in tables for value in table.values())]
+    if any(isinstance(number, bool) or not isinstance(number, int | float) for number in numbers):
+        raise TypeError(f"slot {result.slot!r} has text where numbers belong")
+    if not isinstance(result.failure, str | None) or not all(isinstance(flag, bool) for flag in (result.stopped, result.diverged)):
+        raise TypeError(f"slot {result.slot!r} has a failure that is none")
+    return result
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _digest(body: Any) -> str:

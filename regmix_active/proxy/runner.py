@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,21 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.config.schema import ProxyConfig
+from regmix_active.config.schema import ExecutionConfig, ProxyConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.base import Executor
-from regmix_active.proxy.base import ProxyRequest, ProxyResult
-from regmix_active.proxy.job import ProxyJob, read_results
+from regmix_active.proxy.base import Propose, ProxyRequest, ProxyResult
+from regmix_active.proxy.flight import Flight, fly, fly_on
+from regmix_active.proxy.job import ProxyJob
 
 if TYPE_CHECKING:
     from regmix_active.proxy.planning.planner import SwarmPlan
     from regmix_active.proxy.training.stopping import EarlyStopping
 
-log = logging.getLogger(__name__)
-
-ATTEMPTS = 3
-"""How often a job whose process died is tried before its proxies count as failed: whole from its checkpoint, then in halves."""
+DEFAULT_EXECUTION = ExecutionConfig(checkpoint_minutes=0)
 
 
 class SwarmRunner:
@@ -44,7 +41,7 @@ class SwarmRunner:
         executor: Executor,
         folder: Path,
         score_only: Collection[str] = (),
-        checkpoint_minutes: float = 0.0,
+        execution: ExecutionConfig = DEFAULT_EXECUTION,
     ) -> None:
         """Bind the runner to its tokens and its devices.
 
@@ -55,14 +52,14 @@ class SwarmRunner:
             executor: Where jobs run.
             folder: Where job and result files are kept.
             score_only: Domains of the store that are never trained on.
-            checkpoint_minutes: How often a long job is saved; 0: never.
+            execution: How often a long job is saved, how long it may take and how often it is tried.
 
         Raises:
             ConfigError: If one of them is not in the store, or fewer than two domains remain to be mixed.
         """
         self._store, self._proxy, self._plan, self._executor, self._folder = store, proxy, plan, executor, folder
         self._trained = mixed_domains(store.domains, score_only)
-        self._minutes = checkpoint_minutes
+        self._execution = execution
         self._stopping: EarlyStopping | None = None
 
     @property
@@ -91,7 +88,7 @@ class SwarmRunner:
         other._stopping = EarlyStopping.of_curves(pruner, weights, finished, self._proxy)
         return other
 
-    def jobs(self, requests: Sequence[ProxyRequest]) -> list[ProxyJob]:
+    def jobs(self, requests: Sequence[ProxyRequest], workers: int | None = None) -> list[ProxyJob]:
         """The stacks of a round, of even size, in the order of the slots: as few as the plan allows, but one for every worker.
 
         None holds a single proxy if it can be helped: libraries multiply one matrix by other code than several, with other last
@@ -99,7 +96,9 @@ class SwarmRunner:
         """
         ordered = [self._widened(request) for request in sorted(requests, key=lambda request: request.slot)]
         n, stack = len(ordered), self._plan.stack
-        pieces = -(-n // stack) if stack == 1 else max(-(-n // stack), min(self._plan.workers, n // 2), 1)
+        if not n:
+            return []
+        pieces = -(-n // stack) if stack == 1 else max(-(-n // stack), min(workers or self._plan.workers, n // 2), 1)
         uniform = self._store.proxy_weights(self._trained / self._trained.sum()) if self._proxy.trunk_tokens else None
         trunk = None if uniform is None else tuple(uniform.tolist())
         return [
@@ -111,10 +110,20 @@ class SwarmRunner:
                 self._plan.training,
                 trunk,
                 self._stopping.to_json() if self._stopping is not None else None,
-                self._minutes,
+                self._execution.checkpoint_minutes,
             )
             for part in np.array_split(np.arange(n), pieces)
         ]
+
+    @property
+    def workers(self) -> int:
+        """See :attr:`StreamingRunner.workers`."""
+        return self._plan.workers
+
+    @property
+    def stack(self) -> int:
+        """See :attr:`StreamingRunner.stack`."""
+        return self._plan.stack
 
     def _widened(self, request: ProxyRequest) -> ProxyRequest:
         """The request with weights for all domains of the store: zero for those that are only scored."""
@@ -128,41 +137,19 @@ class SwarmRunner:
         Raises:
             ProxyError: If the executor cannot run anything at all.
         """
-        if not requests:
-            return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        waiting: dict[Path, ProxyJob] = {}
-        for job in self.jobs(requests):
-            if all(request.slot in known for request in job.requests):
-                continue
-            path = job.write(self._folder)
-            if (results := read_results(job.result_path(self._folder))) is not None:
-                yield from results
-            else:
-                waiting[path] = job
-        tries = dict.fromkeys(waiting, 1)
-        try:
-            for path in waiting:
-                self._executor.submit(path)
-            while waiting:
-                for path, error in self._executor.poll():
-                    job = waiting[path]
-                    results = read_results(job.result_path(self._folder))
-                    if results is None and tries[path] < ATTEMPTS:
-                        log.warning("job %s failed (%s); trying again", path.name, error)
-                        tries[path] += 1
-                        # A process that dies twice without a word most often dies for want of memory.
-                        replace(job, halvings=tries[path] - 2).write(self._folder)
-                        self._executor.submit(path)
-                        continue
-                    if results is None:
-                        log.error("job %s failed %d times: %s", path.name, ATTEMPTS, error)
-                        results = [ProxyResult(request.slot, {}, failure=f"crashed: {error}") for request in job.requests]
-                    del waiting[path]
-                    yield from results
-        finally:
-            for path in waiting:
-                self._executor.cancel(path)
+        jobs = [job for job in self.jobs(requests) if not all(request.slot in known for request in job.requests)]
+        yield from fly(self._flight(), jobs)
+
+    def stream(self, propose: Propose) -> Generator[ProxyResult, None, None]:
+        """See :meth:`StreamingRunner.stream`.
+
+        Raises:
+            ProxyError: If the executor cannot run anything at all.
+        """
+        return fly_on(self._flight(), lambda: self.jobs(propose(self.stack), workers=1), self.workers)
+
+    def _flight(self) -> Flight:
+        return Flight(self._executor, self._folder, self._execution, self._plan.seconds(self._proxy) * self._plan.stack)
 
 
 def mixed_domains(domains: Sequence[str], score_only: Collection[str]) -> NDArray[np.bool_]:

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.mixture.designs import around, between, spread
+from regmix_active.mixture.designs import around, between, spread, trusted
 from regmix_active.mixture.space import Mixtures
 from regmix_active.study.history import History
 from regmix_active.surrogate.base import Surrogate
@@ -24,6 +24,9 @@ CHUNK = 32_768
 
 PASSED = 2048
 """Mixtures of a pass whose doubt is looked at."""
+
+MARGIN = 4.0
+"""The answer is nearer to proxies that finished than to any that diverged, by this factor; a proposal may go half way."""
 
 REFINEMENTS = 3
 """Times that the neighbourhood of the best simulated mixtures is simulated again."""
@@ -120,10 +123,14 @@ def recommend(
     for i, size in enumerate(sizes):
         draw = first if i == 0 else partial(around, space, best, rng=rng)
         passed = _passed(model, draw, size, max(PASSED, top_k))
+        safe = trusted(passed, history.diverged, history.mixtures, MARGIN)
+        passed = passed[safe] if safe.any() else passed
         simulated += size
         worst = model.pessimistic(passed, caution) if caution else model.predict(passed)
         best, values = _smallest(np.concatenate([best, passed]), np.concatenate([values, worst]), top_k)
     found = space.project(best.mean(axis=0))[0]
+    if not trusted(found[None], history.diverged, history.mixtures, MARGIN)[0]:  # good mixtures on two sides of bad ones
+        found = best[0]
     if (target.weights == 0).any():
         surrogate.fit(history.mixtures, history.losses)
     return judge(history, surrogate, found, simulated, len(best))

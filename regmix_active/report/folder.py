@@ -20,6 +20,7 @@ import csv
 import datetime
 import io
 import logging
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -30,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from regmix_active.atomic import write_atomically
 from regmix_active.config.load import dump_config
+from regmix_active.config.plain_yaml import parse_yaml
 from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
 from regmix_active.report.console import mixture_table, picture, prediction_table, verification_table
@@ -48,6 +49,13 @@ if TYPE_CHECKING:
 
 PACKAGES = ("regmix-active", "torch", "botorch", "gpytorch", "lightgbm", "optuna", "tokenizers", "numpy")
 DECIMALS = 6
+
+
+class _LogFile(logging.FileHandler):
+    """A log that can no longer be written, as on a full disk, is not worth a traceback per line, nor the search."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the base class's name)
+        pass
 
 
 class RunFolder:
@@ -82,7 +90,7 @@ class RunFolder:
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
         """Append the package's log records to the folder's log."""
-        handler = logging.FileHandler(self.log, encoding="utf-8")
+        handler = _LogFile(self.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
         package = logging.getLogger("regmix_active")
         level = package.level
@@ -149,13 +157,17 @@ class RunFolder:
         """The answer, as :meth:`write_mixture` wrote it.
 
         Raises:
-            ConfigError: If the file is not one of ours.
+            ConfigError: If the file is not one of ours; names the key.
         """
+        again = f"write it anew with: regmix-active recommend {self.path}"
         try:
-            content = YAML(typ="safe", pure=True).load(self.mixture.read_text(encoding="utf-8"))
-            return {key: content[key] for key in ("weights", "target_weights", "simulated", "averaged")}
-        except (OSError, YAMLError, KeyError, TypeError, ValueError):
-            raise ConfigError(f"{self.mixture}: cannot be read; write it anew with: regmix-active recommend {self.path}") from None
+            content, _ = parse_yaml(self.mixture.read_text(encoding="utf-8"), str(self.mixture))
+            return {key: _checked(key, content[key]) for key in ("weights", "target_weights", "simulated", "averaged")}
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {again}") from None
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            why = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
+            raise ConfigError(f"{self.mixture}: cannot be read ({why}); {again}") from None
 
     def write_trials(self, record: StudyRecord) -> None:
         """Write one row per proxy."""
@@ -220,6 +232,21 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def _checked(key: str, value: Any) -> Any:
+    """A value of ``mixture.yaml``: numbers by name, or a number of things.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    numbers = {f"{key}.{name}": number for name, number in value.items()} if isinstance(value, dict) else {key: value}
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
+            raise ValueError(f"{name} is {number!r}, not a number of at least 0")
+    if isinstance(value, dict) != key.endswith("weights"):
+        raise ValueError(f"{key} has another form")
+    return value
 
 
 def _prediction(prediction: Prediction) -> dict[str, float]:

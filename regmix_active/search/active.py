@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regmix_active.compare.verify import FOUND, Verification, verify
 from regmix_active.config.load import LoadedConfig, load_config
 from regmix_active.config.schema import RunConfig
-from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ConfigError, StudyError
-from regmix_active.mixture.space import MixtureSpace
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
 from regmix_active.recommend.simulate import Recommendation, judge, recommend
 from regmix_active.report.folder import RunFolder, rounded
 from regmix_active.search.loop import SearchLoop
+from regmix_active.search.meanings import command_meaning, runner_meaning, swarm_meaning
 from regmix_active.strategies import Strategy, load_strategy
-from regmix_active.study.lock import exclusive
-from regmix_active.study.record import Meaning, StudyRecord
-from regmix_active.study.storage import default_storage, lock_file, open_storage, open_study, public_url
+from regmix_active.study.imported import ImportedRun
+from regmix_active.study.lock import exclusive, study_lock
+from regmix_active.study.meaning import Meaning
+from regmix_active.study.record import StudyRecord
+from regmix_active.study.storage import default_storage, open_storage, open_study, public_url
 from regmix_active.study.target import Target
 from regmix_active.surrogate.base import Surrogate
 from regmix_active.surrogate.registry import load_surrogate
@@ -92,6 +92,7 @@ class ActiveSearch:
         self._runner, self._natural, self._facts = runner, natural, facts or {}
         self._plan: SwarmPlan | None = None
         self._member = member
+        self._guard: Callable[[], None] | None = None
 
     @cached_property
     def strategy(self) -> Strategy:
@@ -213,6 +214,48 @@ class ActiveSearch:
             self.folder.write_summary(found, verification)
         return verification
 
+    def meaning(self) -> Meaning:
+        """What the losses of this search mean; reads (or builds) the corpus, trains and measures nothing.
+
+        Raises:
+            CorpusError: If the text cannot be read.
+        """
+        if self._runner is not None:
+            runner = self._runner
+            return runner_meaning(runner.domains, self._natural, runner.loss_names, self.config.seed, self._facts)
+        if self.config.runner.command is not None:
+            return command_meaning(self.config)
+        from regmix_active.corpus.build import build_store
+
+        self.observer.on_stage("reading the corpus")
+        return swarm_meaning(self.config, build_store(self.config.corpus, progress=self.observer.on_stage))
+
+    def add_runs(self, runs: Sequence[ImportedRun], source: str, meaning: Meaning | None = None) -> int:
+        """Add finished runs of others to the study, which begins with them if it is new; they do not count towards the budget.
+
+        Args:
+            runs: What was trained, and its losses; those that are in the study already are left out.
+            source: Where they are from, for tables.
+            meaning: What :meth:`meaning` said, if it was asked already.
+
+        Returns:
+            How many were added.
+
+        Raises:
+            ConfigError: If the target names a loss that is not there.
+            StudyMismatchError: If the run folder holds a study of another meaning.
+            StudyBusyError: If another process is writing it.
+        """
+        meaning = meaning or self.meaning()
+        Target.parse(self.config.target, meaning.loss_names)  # before anything is written
+        with self._writing():
+            record = self.open_record(create=True)
+            record.claim(meaning, self.config.model_dump(mode="json", exclude={"study"}), self.config.target)
+            self.folder.write_config(self.config)
+            added = record.add_imported(runs, source)
+            log.info("%d runs of %s imported", added, source)
+        return added
+
     def open_record(self, *, create: bool = False) -> StudyRecord:
         """The study of this search.
 
@@ -226,7 +269,8 @@ class ActiveSearch:
             raise StudyError(
                 f"{self.folder.path}: no study there ({self.folder.study.name} is missing); start one: regmix-active run"
             )
-        return StudyRecord(open_study(open_storage(self.storage), self.storage, self.config.name, create=create))
+        storage = open_storage(self.storage, writing=create)
+        return StudyRecord(open_study(storage, self.storage, self.config.name, create=create), self._guard)
 
     def _recommended(self, record: StudyRecord, target: Target, top_k: int | None) -> Recommendation:
         history = record.history(target)
@@ -248,69 +292,30 @@ class ActiveSearch:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """The run folder and the study, for this process alone; what happens goes to the folder's log."""
-        file = lock_file(self.storage, self.config.name)
         self.folder.create()
-        with contextlib.ExitStack() as held:
-            held.enter_context(exclusive(self.folder.path / ".lock", str(self.folder.path)))
-            if file is not None:
-                held.enter_context(exclusive(file, f"study {self.config.name!r} in {public_url(self.storage)}"))
-            held.enter_context(self.folder.logging())
+        with (
+            exclusive(self.folder.path / ".lock", str(self.folder.path)),
+            self.folder.logging(),  # before the study, whose repair is told
+            study_lock(self.storage, self.config.name) as held,
+        ):
+            self._guard = held.ensure
             if self._plan is not None:
                 from regmix_active.proxy.planning.planner import keep
 
                 keep(self.folder.plan, self._plan)
-            yield
+            try:
+                yield
+            finally:
+                self._guard = None
 
     @contextlib.contextmanager
     def _running(self, jobs: Path) -> Iterator[tuple[ProxyRunner, Meaning]]:
         """The runner, ready to train, and what its losses mean."""
         if self._runner is not None:
-            natural = self._natural or [1 / len(self._runner.domains)] * len(self._runner.domains)
-            space = MixtureSpace(self._runner.domains, np.array(natural))
-            yield self._runner, _meaning(space, self._runner.loss_names, {"seed": self.config.seed, **self._facts})
+            yield self._runner, self.meaning()
             return
-        # Late, so that a search with its own runner needs neither torch's training nor worker processes.
-        from regmix_active.corpus.build import build_store
-        from regmix_active.corpus.fit import check_fit
-        from regmix_active.execution.choose import find_machines, open_executor
-        from regmix_active.proxy.job import run_job
-        from regmix_active.proxy.planning.planner import plan_swarm
-        from regmix_active.proxy.runner import SwarmRunner
+        from regmix_active.search.runners import ready_to_train
 
-        machines = find_machines(self.config.execution, self._member)
-        execution = machines.settled(self.config.execution)
-        self.observer.on_stage("reading the corpus")
-        store = build_store(self.config.corpus, progress=self.observer.on_stage)
-        if (warning := check_fit(self.config, store)) is not None:
-            self.observer.on_warning(warning)
-        for domain in store.manifest.domains:
-            if domain.skipped:
-                places = "; ".join(domain.first_skipped)
-                self.observer.on_warning(f"domain {domain.name}: {domain.skipped} lines skipped ({places})")
-        proxy, budget = self.config.proxy, self.config.search.budget
-        facts = _facts(self.config, store)
-        if proxy.hf is not None:  # looked up here, before workers do so again and again
-            from regmix_active.proxy.model.hf import shape_digest
-
-            facts["proxy.hf.shape"] = shape_digest(proxy, store.vocab_size)
-        plan = plan_swarm(store, proxy, execution, machines.devices, budget, self.folder.plan, self.observer.on_stage)
-        self._plan = plan
-        together = plan.training.data_parallel
-        with open_executor(machines, together=together, task=run_job, folder=jobs / "board") as executor:
-            minutes = execution.checkpoint_minutes
-            runner = SwarmRunner(store, proxy, plan, executor, jobs, self.config.score_only, minutes)
-            space = MixtureSpace(runner.domains, runner.natural)
-            yield runner, _meaning(space, runner.loss_names, facts)
-
-
-def _meaning(space: MixtureSpace, loss_names: tuple[str, ...], facts: dict[str, Any]) -> Meaning:
-    natural: NDArray[np.float64] = space.natural
-    return Meaning(space.domains, tuple(natural.tolist()), loss_names, facts)
-
-
-def _facts(config: RunConfig, store: TokenStore) -> dict[str, Any]:
-    """What a loss depends on besides the mixture."""
-    tokens = {f"corpus.tokens.{name}": len(store.train(i)) for i, name in enumerate(store.domains)}
-    proxy = {f"proxy.{key}": value for key, value in config.proxy.model_dump().items()}
-    fingerprint = store.fingerprint[:16]
-    return {"seed": config.seed, "corpus.fingerprint": fingerprint, "corpus.vocab_size": store.vocab_size, **tokens, **proxy}
+        with ready_to_train(self.config, jobs, self.folder.plan, self.observer, self._member) as training:
+            self._plan = training.plan
+            yield training.runner, training.meaning

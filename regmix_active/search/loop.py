@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from regmix_active.config.schema import SearchConfig
 from regmix_active.errors import ConfigError, ProxyError, RegmixActiveError, StrategyError
 from regmix_active.mixture.initial import INITIAL_DESIGNS
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.observer import Observer
-from regmix_active.proxy.base import ProxyRequest, ProxyRunner, StoppingRunner
+from regmix_active.proxy.base import ProxyRequest, ProxyResult, ProxyRunner, StoppingRunner, StreamingRunner
 from regmix_active.strategies import Strategy
 from regmix_active.study.history import History
 from regmix_active.study.record import StudyRecord
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 INITIAL_DESIGN = "initial design"
 TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 """What counts towards the budget: proxies that finished, and those that were stopped as hopeless."""
+
+FAILURE_WINDOW, LEAST_JUDGED = 20, 5
+"""Results by which a search is judged that most proxies fail, and how many there must be."""
 
 LEAST_RUNS = 8
 """Finished proxies without which no surrogate is asked; more random ones are trained first, should the initial ones fail."""
@@ -76,6 +80,7 @@ class SearchLoop:
         self.record, self.runner, self.strategy, self.target = record, runner, strategy, target
         self.settings, self.seed, self.common_random_numbers = settings, seed, common_random_numbers
         self.observer = observer or Observer()
+        self._failures: list[bool] = []
 
     def run(self) -> None:
         """Train until the study has `settings.budget` completed proxies.
@@ -85,10 +90,45 @@ class SearchLoop:
             StrategyError: If the strategy proposes something infeasible.
         """
         history = self.record.history(self.target)
-        best = float(history.values.min()) if len(history) else None
-        self.observer.on_start(len(history), self.settings.budget, best)
-        while (planned := self._unfinished_round() or self._next_round()) is not None:
+        known = history.values[np.isfinite(history.values)]
+        best = float(known.min()) if len(known) else None
+        self.observer.on_start(self.record.count(*TRAINED), self.settings.budget, best)
+        left = [trials for trials in self.record.rounds() if trials[0].user_attrs.get("alone") and not _all_finished(trials)]
+        self._stream([self._round(trials[0].user_attrs["round"]) for trials in left], more=False)
+        while (planned := self._unfinished_round()) is not None:
             self._train(planned)
+        if self.settings.asynchronous:
+            self.observer.on_warning(
+                "search.asynchronous: what is proposed depends on the order in which proxies end; another run need not repeat it"
+            )
+            self._stream([], more=True)
+        else:
+            while (planned := self._next_round()) is not None:
+                self._train(planned)
+
+    def _stream(self, left: list[Round], *, more: bool) -> None:
+        """Keep every worker busy: with rounds that a killed search left, then with what is proposed as soon as one is free."""
+        if not (left or more):
+            return
+        runner = self.runner
+        if not isinstance(runner, StreamingRunner):
+            raise ConfigError("search.asynchronous: this runner trains in rounds only; set it to false")
+        if self.settings.pruner != "none":
+            raise ConfigError("search.pruner: compares the proxies of rounds; set it to none, or search.asynchronous to false")
+        waiting = list(reversed(left))
+
+        def propose(most: int) -> list[ProxyRequest]:
+            planned = waiting.pop() if waiting else self._next_company(most, runner.workers) if more else None
+            if planned is None:
+                return []
+            self.observer.on_round(planned.index, len(planned.requests), len(planned.requests), planned.proposer)
+            return planned.requests
+
+        finished = {t.user_attrs["slot"] for t in self.record.trials() if t.state.is_finished()}
+        with contextlib.closing(runner.stream(propose)) as results:
+            for result in results:
+                if result.slot not in finished:
+                    self._take(result)
 
     def _train(self, planned: Round) -> None:
         self.observer.on_round(
@@ -98,22 +138,29 @@ class SearchLoop:
         runner = self._stopping_early(planned)
         with contextlib.closing(runner.run(planned.requests, planned.finished)) as results:
             for result in results:
-                if result.slot in planned.finished:
-                    continue
-                failure = self.record.finish(result)
-                if failure is not None:
-                    log.warning("proxy in slot %d failed: %s", result.slot, failure)
-                    self.observer.on_result(replace(result, failure=failure), None)
-                    continue
-                if result.stopped:
-                    log.info("slot %d: stopped after %d tokens", result.slot, result.tokens)
-                    self.observer.on_result(result, None)
-                    continue
-                losses = np.array([[result.losses[name] for name in self.target.loss_names]])
-                value = float(self.target(losses)[0])
-                log.info("slot %d: target %.4f in %.1f s", result.slot, value, result.seconds)
-                self.observer.on_result(result, value)
-        self._stop_after_failures()
+                if result.slot not in planned.finished:
+                    self._take(result)
+
+    def _take(self, result: ProxyResult) -> None:
+        """Record a result and tell the observer.
+
+        Raises:
+            ProxyError: If too many of the last ones failed.
+        """
+        failure = self.record.finish(result)
+        self._failures.append(failure is not None)
+        if failure is not None:
+            log.warning("proxy in slot %d failed: %s", result.slot, failure)
+            self.observer.on_result(replace(result, failure=failure), None)
+            self._stop_if_most_fail(failure)
+        elif result.stopped:
+            log.info("slot %d: stopped after %d tokens", result.slot, result.tokens)
+            self.observer.on_result(result, None)
+        else:
+            losses = np.array([[result.losses[name] for name in self.target.loss_names]])
+            value = float(self.target(losses)[0])
+            log.info("slot %d: target %.4f in %.1f s", result.slot, value, result.seconds)
+            self.observer.on_result(result, value)
 
     def _stopping_early(self, planned: Round) -> ProxyRunner:
         """The runner, told which curves are normal: those of the rounds before, so that a resumed round is stopped alike.
@@ -136,7 +183,7 @@ class SearchLoop:
             return None
         trials, index = rounds[-1], len(rounds) - 1
         first, size = trials[0].user_attrs["slot"], trials[0].user_attrs["round_size"]
-        if len(trials) == size and all(trial.state.is_finished() for trial in trials):
+        if _all_finished(trials):
             return None
         if len(trials) < size:
             return self._plan(index, first, size)
@@ -147,28 +194,50 @@ class SearchLoop:
         if missing <= 0:
             return None
         first = self.record.count()
-        if first < self.settings.initial:
-            wanted = self.settings.initial - first
-        elif self.settings.batch_size == "auto":
-            wanted = min(max(8 * (first // 32), 8), 64)
-        else:
-            wanted = self.settings.batch_size
+        wanted = self._initial - first if first < self._initial else self._batch_size(first)
         return self._plan(len(self.record.rounds()), first, min(wanted, missing))
 
-    def _plan(self, index: int, first: int, size: int) -> Round:
-        """Propose a round and write it into the study before anything trains."""
+    def _next_company(self, most: int, workers: int) -> Round | None:
+        """What one free worker of an asynchronous search trains next: its part of a round."""
+        first = self.record.count()
+        missing = self.settings.budget - self.record.count(*TRAINED, TrialState.RUNNING)
+        size = min(most, missing, max(1, self._batch_size(first) // workers))
+        return self._plan(len(self.record.rounds()), first, size, alone=True) if size > 0 else None
+
+    def _batch_size(self, first: int) -> int:
+        """Proxies in the round that begins with slot `first`."""
+        if self.settings.batch_size == "auto":
+            return min(max(8 * (first // 32), 8), 64)
+        return self.settings.batch_size
+
+    @property
+    def _initial(self) -> int:
+        """Proxies of the initial design; runs that were imported stand for as many of them."""
+        return max(self.settings.initial - len(self.record.imported()), 0)
+
+    def _plan(self, index: int, first: int, size: int, *, alone: bool = False) -> Round:
+        """Propose a round and write it into the study before anything trains.
+
+        Args:
+            index: Number of the round.
+            first: Its first slot.
+            size: Proxies in it.
+            alone: It is one job beside others, which go on.
+        """
         history = self.record.history(self.target).before(first)
-        if first < self.settings.initial or len(history) < self._least_runs:
+        if first < self._initial or len(history) < self._least_runs:
             proposer = INITIAL_DESIGN
             mixtures = self._initial_design(history.space, first, size)
         else:
             proposer = self.strategy.name
             self.observer.on_stage(f"round {index}: choosing")
             distinct = -(-size // self.settings.replicates)
-            mixtures = self._proposed(history, distinct, np.random.default_rng([self.seed, first]))
+            # Diverged mixtures are as good as pending: nothing is to be learnt from another proxy there.
+            pending = np.concatenate([self.record.pending(first), history.diverged.reshape(-1, history.space.dim)])
+            mixtures = self._proposed(history, pending, distinct, np.random.default_rng([self.seed, first]))
         copies = self.settings.replicates if proposer != INITIAL_DESIGN else 1
         requests = [self.request(first + i, mixtures[i // copies], i % copies) for i in range(size)]
-        self.record.plan(requests, index, size, proposer)
+        self.record.plan(requests, index, size, proposer, alone=alone)
         return self._round(index)
 
     def _round(self, index: int) -> Round:
@@ -182,7 +251,7 @@ class SearchLoop:
         surrogate = getattr(self.strategy, "surrogate", None)
         return max(LEAST_RUNS, surrogate.minimum_runs) if isinstance(surrogate, Surrogate) else LEAST_RUNS
 
-    def _proposed(self, history: History, size: int, rng: np.random.Generator) -> Mixtures:
+    def _proposed(self, history: History, pending: Mixtures, size: int, rng: np.random.Generator) -> Mixtures:
         """The strategy's answer, checked.
 
         Raises:
@@ -190,7 +259,7 @@ class SearchLoop:
         """
         name, space = self.strategy.name, history.space
         try:
-            proposed = self.strategy.propose(history, np.empty((0, space.dim)), size, rng)
+            proposed = self.strategy.propose(history, pending, size, rng)
         except RegmixActiveError:
             raise
         except Exception as error:
@@ -210,7 +279,7 @@ class SearchLoop:
 
     def _initial_design(self, space: MixtureSpace, first: int, size: int) -> Mixtures:
         """A part of one design, drawn whole, so that it does not matter in how many rounds it trains. Failures lengthen it."""
-        whole = max(self.settings.initial, first + size)
+        whole = max(self._initial, first + size)
         design = INITIAL_DESIGNS[self.settings.initial_design]
         return design(space, whole, np.random.default_rng([self.seed, 0]))[first : first + size]
 
@@ -223,11 +292,15 @@ class SearchLoop:
         init_seed, data_seed = (int(s) for s in np.random.SeedSequence(source).generate_state(2))
         return ProxyRequest(slot, weights, init_seed, data_seed)
 
-    def _stop_after_failures(self) -> None:
-        last = self.record.trials(*TRAINED, TrialState.FAIL)[-self.settings.max_failures :]
-        if len(last) == self.settings.max_failures and all(trial.state == TrialState.FAIL for trial in last):
-            reason = last[-1].user_attrs.get("failure", "unknown")
+    def _stop_if_most_fail(self, reason: str) -> None:
+        """End a search that something is wrong with. Only what this process saw counts, so that a mended one may go on."""
+        last = self._failures[-FAILURE_WINDOW:]
+        if len(last) >= LEAST_JUDGED and sum(last) > self.settings.failure_rate * len(last):
             raise ProxyError(
-                f"the last {len(last)} proxies failed (search.max_failures), the last of them: {reason}. "
+                f"{sum(last)} of the last {len(last)} proxies failed (search.failure_rate), the last of them: {reason}. "
                 "Lower proxy.learning_rate if they diverge; nothing that finished is lost, and running again continues"
             )
+
+
+def _all_finished(trials: Sequence[FrozenTrial]) -> bool:
+    return len(trials) == trials[0].user_attrs["round_size"] and all(trial.state.is_finished() for trial in trials)

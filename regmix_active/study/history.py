@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +21,9 @@ class History:
         target: What is minimised.
         mixtures: Shape ``(n, d)``.
         losses: Nats per token, shape ``(n, m)``, columns as ``target.loss_names``; NaN where a metric is missing.
-        slots: Slot of each row, shape ``(n,)``.
+        slots: Slot of each row, shape ``(n,)``; negative for runs that were imported, which were there before any proxy.
+        diverged: Mixtures whose proxies diverged, shape ``(f, d)``: they have no losses, and their neighbourhood is avoided.
+        diverged_slots: Their slots, shape ``(f,)``.
     """
 
     space: MixtureSpace
@@ -29,6 +31,8 @@ class History:
     mixtures: Mixtures
     losses: NDArray[np.float64]
     slots: NDArray[np.int64]
+    diverged: Mixtures = field(default_factory=lambda: np.empty((0, 0)))
+    diverged_slots: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.mixtures)
@@ -49,5 +53,12 @@ class History:
 
     def before(self, slot: int) -> History:
         """What was known before `slot` was proposed (rounds are synchronous, so every earlier slot had ended)."""
-        rows = self.slots < slot
-        return History(self.space, self.target, self.mixtures[rows], self.losses[rows], self.slots[rows])
+        rows, failed = self.slots < slot, self.diverged_slots < slot
+        return replace(
+            self,
+            mixtures=self.mixtures[rows],
+            losses=self.losses[rows],
+            slots=self.slots[rows],
+            diverged=self.diverged[failed],
+            diverged_slots=self.diverged_slots[failed],
+        )

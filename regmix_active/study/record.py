@@ -4,8 +4,10 @@ A trial is one mixture. Its parameters ``w/<domain>`` are the weights (so that e
 target that the study was started with, and its user attributes hold all losses, seeds and times:
 
 ========================  ====================================================================
-``slot``, ``round``       position in the study and the round that proposed it
+``slot``, ``round``       position in the study and the round that proposed it; slots of imported runs are negative
+``key``                   hash of slot, weights, seeds and of what the study's runs have in common
 ``round_size``            how many mixtures its round planned
+``alone``                 whether the round is one job beside others, of an asynchronous search
 ``proposer``              strategy, or ``initial design``
 ``init_seed``             seed of the initial weights
 ``data_seed``             seed of the order of domains and blocks
@@ -14,15 +16,18 @@ target that the study was started with, and its user attributes hold all losses,
 ``tokens``, ``seconds``   training tokens and seconds of its proxy
 ``curve``                 losses on the way, by training tokens; the target of each is an intermediate value of the trial
 ``failure``               why a failed proxy has no losses
+``diverged``              whether that was the mixture's own doing
+``source``                where an imported run is from
 ========================  ====================================================================
 """
 
 from __future__ import annotations
 
 import datetime
+import hashlib
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +39,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from regmix_active.errors import StudyError, StudyMismatchError
 from regmix_active.mixture.space import MixtureSpace
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
+from regmix_active.study.durable import Durable
 from regmix_active.study.estimate import estimated_losses
 from regmix_active.study.history import History
+from regmix_active.study.imported import ImportedRun
+from regmix_active.study.meaning import Meaning
 from regmix_active.study.target import Target
 
 PREFIX = "w/"
@@ -45,80 +53,33 @@ FORMAT = 1
 """Version of what is written here; a study of a newer version is refused."""
 
 
-@dataclass(frozen=True)
-class Meaning:
-    """What the runs of a study have in common; a configuration that differs here belongs to another study.
+class StudyRecord:
+    """A study, seen as slots, rounds, mixtures and losses. Only the driver writes through it.
 
-    Attributes:
-        domains: Names, in the order of the weights.
-        natural: Natural share per domain.
-        loss_names: Names of the losses.
-        facts: Everything else that changes what a loss means (corpus, proxy, seed), by dotted key.
+    Every call of the storage is tried for a minute while a restart of its server may mend it; a write may then happen twice, and
+    changes nothing the second time. What fails for good is a :class:`~regmix_active.study.durable.StorageError`.
     """
 
-    domains: tuple[str, ...]
-    natural: tuple[float, ...]
-    loss_names: tuple[str, ...]
-    facts: Mapping[str, Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """As stored in the study."""
-        return {
-            "domains": list(self.domains),
-            "natural": list(self.natural),
-            "loss_names": list(self.loss_names),
-            "facts": dict(self.facts),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Meaning:
-        """The inverse of :meth:`to_json`."""
-        return cls(tuple(data["domains"]), tuple(data["natural"]), tuple(data["loss_names"]), dict(data["facts"]))
-
-    def differences(self, other: Meaning) -> list[str]:
-        """Lines ``key: mine → other's`` for all that differs."""
-        lines = []
-        for field in ("domains", "loss_names"):
-            mine, theirs = getattr(self, field), getattr(other, field)
-            if field == "loss_names" and (mine, theirs) == (self.domains, other.domains):
-                continue  # said already
-            if mine != theirs:
-                gone, new = [n for n in mine if n not in theirs], [n for n in theirs if n not in mine]
-                changes = [f"without {', '.join(gone)}"] * bool(gone) + [f"with {', '.join(new)}"] * bool(new)
-                lines.append(f"{field}: {len(mine)} → {len(theirs)} ({'; '.join(changes) or 'in another order'})")
-        if self.domains == other.domains and not np.allclose(self.natural, other.natural, rtol=0, atol=1e-6):
-            lines.append(
-                "natural shares: "
-                + ", ".join(
-                    f"{name} {a:.4g} → {b:.4g}"
-                    for name, a, b in zip(self.domains, self.natural, other.natural, strict=True)
-                    if not math.isclose(a, b, abs_tol=1e-6)
-                )
-            )
-        for key in sorted(set(self.facts) | set(other.facts)):
-            before, after = self.facts.get(key, "(not set)"), other.facts.get(key, "(not set)")
-            if before != after:
-                lines.append(f"{key}: {before} → {after}")
-        return lines
-
-
-class StudyRecord:
-    """A study, seen as slots, rounds, mixtures and losses. Only the driver writes through it."""
-
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, guard: Callable[[], None] | None = None) -> None:
         """Wrap a study opened with :func:`regmix_active.study.storage.open_study`.
+
+        Args:
+            study: The study.
+            guard: Called before every write, and raises if this process may no longer write;
+                ``ensure`` of :func:`regmix_active.study.lock.study_lock`.
 
         Raises:
             StudyError: If the study is not regmix-active's, or was written by a newer version.
         """
         self.study = study
+        self._durable = Durable(f"study {study.study_name!r}", guard)
         # Written once when the study is claimed, so it is read once: every look at a study's attributes is a query.
-        self._header: dict[str, Any] | None = study.user_attrs.get("regmix_active")
-        if self._header is None and study.get_trials(deepcopy=False):
+        self._header: dict[str, Any] | None = self._attributes().get("regmix_active")
+        if self._header is None and self._trials():
             raise StudyError(
                 f"study {study.study_name!r} holds trials of another program; give this search another name or storage"
             )
-        if self._header is not None and self._header["format"] > FORMAT:
+        if self._header is not None and self._header.get("format", math.inf) > FORMAT:
             raise StudyError(f"study {study.study_name!r} was written by a newer regmix-active; upgrade to read it")
 
     @property
@@ -143,7 +104,7 @@ class StudyRecord:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration that wrote the study last."""
-        return dict(self.study.user_attrs.get("config", {}))
+        return dict(self._attributes().get("config", {}))
 
     @property
     def value_target(self) -> Any:
@@ -163,10 +124,11 @@ class StudyRecord:
             StudyMismatchError: With one line per difference.
         """
         if self.is_new:
-            self._header = {"format": FORMAT, "meaning": meaning.to_json(), "target": target}
-            self.study.set_user_attr("regmix_active", self._header)
+            header = {"format": FORMAT, "meaning": meaning.to_json(), "target": target}
+            self._durable.write(lambda: self.study.set_user_attr("regmix_active", header))
+            self._header = header
         self.check(meaning)
-        self.study.set_user_attr("config", dict(config))
+        self._durable.write(lambda: self.study.set_user_attr("config", dict(config)))
 
     def check(self, meaning: Meaning) -> None:
         """Refuse a configuration under which losses would mean something else.
@@ -181,7 +143,9 @@ class StudyRecord:
                 + "\nGo back to the study's settings, or start a new study with another --name or --out."
             )
 
-    def plan(self, requests: Sequence[ProxyRequest], round_index: int, round_size: int, proposer: str) -> None:
+    def plan(
+        self, requests: Sequence[ProxyRequest], round_index: int, round_size: int, proposer: str, *, alone: bool = False
+    ) -> None:
         """Write proxies as RUNNING trials, before any of them trains; each in one transaction, known slots are left alone."""
         known = {trial.user_attrs.get("slot") for trial in self._trials()}
         names = [PREFIX + domain for domain in self.meaning.domains]
@@ -196,11 +160,65 @@ class StudyRecord:
                 "proposer": proposer,
                 "init_seed": request.init_seed,
                 "data_seed": request.data_seed,
+                "key": self.key(request),
+                **({"alone": True} if alone else {}),
             }
             weights = dict(zip(names, request.weights.tolist(), strict=True))
-            self.study.add_trial(
-                create_trial(state=TrialState.RUNNING, params=weights, distributions=distributions, user_attrs=attributes)
+            self._add(create_trial(state=TrialState.RUNNING, params=weights, distributions=distributions, user_attrs=attributes))
+
+    def key(self, request: ProxyRequest) -> str:
+        """Hash of everything that a proxy's losses depend on: its slot, weights and seeds, the data and the proxy's shape."""
+        asked = [request.slot, request.weights.tolist(), request.init_seed, request.data_seed]
+        text = json.dumps([asked, self.meaning.to_json()], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def add_imported(self, runs: Sequence[ImportedRun], source: str) -> int:
+        """Add finished runs of others, each in one transaction, with slots -1, -2, ...; those that are there already are left out.
+
+        Args:
+            runs: What was trained, and its losses.
+            source: Where they are from, for tables.
+
+        Returns:
+            How many were added.
+        """
+        there = {trial.user_attrs["key"] for trial in self.imported()}
+        target = Target.parse(self.value_target, self.meaning.loss_names)
+        names = [PREFIX + domain for domain in self.meaning.domains]
+        distributions: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in names}
+        added = 0
+        for run in runs:
+            key = run.key
+            if key in there:
+                continue
+            there.add(key)
+            added += 1
+            losses = {name: float(loss) for name, loss in run.losses.items() if math.isfinite(loss)}
+            attributes = {
+                "slot": -len(there),
+                "key": key,
+                "source": source,
+                "run": run.name,
+                "notes": list(run.notes),
+                "losses": losses,
+            }
+            value = float(target(np.array([[losses.get(name, math.nan) for name in self.meaning.loss_names]]))[0])
+            self._add(
+                create_trial(
+                    # Without all that the target weighs there is no value, and Optuna completes no trial without one.
+                    state=TrialState.COMPLETE if math.isfinite(value) else TrialState.FAIL,
+                    value=value if math.isfinite(value) else None,
+                    params=dict(zip(names, run.weights.tolist(), strict=True)),
+                    distributions=distributions,
+                    user_attrs=attributes,
+                )
             )
+        return added
+
+    def imported(self) -> list[FrozenTrial]:
+        """Runs of others, in the order of their import. Those without a value in the study's target are FAIL for Optuna only."""
+        theirs = [t for t in self._trials() if t.user_attrs.get("slot", 0) < 0]
+        return sorted(theirs, key=lambda t: -int(t.user_attrs["slot"]))
 
     def finish(self, result: ProxyResult) -> str | None:
         """Write one result; a slot that is finished already keeps what it has.
@@ -213,20 +231,25 @@ class StudyRecord:
         Raises:
             StudyError: If the slot was never planned.
         """
-        trial = next((t for t in self._trials() if t.user_attrs.get("slot") == result.slot), None)
+        return self._durable.write(lambda: self._finish(result))
+
+    def _finish(self, result: ProxyResult) -> str | None:
+        """As :meth:`finish`; from its beginning again after a fault, for what is written twice is the same."""
+        trial = self._in_slot(result.slot)
         if trial is None:
             raise StudyError(f"study {self.study.study_name!r} has no planned proxy in slot {result.slot}")
         if trial.state.is_finished():
             return trial.user_attrs.get("failure")
         # Optuna has no public way to write an attribute of a planned trial.
         storage, trial_id = self.study._storage, trial._trial_id
-        failure = result.failure
+        failure, diverged = result.failure, result.diverged
         complete = all(math.isfinite(result.losses.get(name, math.nan)) for name in self.meaning.loss_names)
         if failure is None and not result.stopped and not complete:
-            failure = "not every loss is there and finite"
+            failure, diverged = "not every loss is there and finite", True
         if failure is not None:
+            storage.set_trial_user_attr(trial_id, "diverged", diverged)
             storage.set_trial_user_attr(trial_id, "failure", failure)
-            self.study.tell(trial.number, state=TrialState.FAIL)
+            self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
             return failure
         target = Target.parse(self.value_target, self.meaning.loss_names)
         for key in ("bits_per_byte", "shares", "tokens", "seconds", *["curve"] * bool(result.curve), "losses"):
@@ -234,9 +257,9 @@ class StudyRecord:
         for tokens, losses in sorted(result.curve.items(), key=lambda point: int(point[0])):
             storage.set_trial_intermediate_value(trial_id, int(tokens), self._value(target, losses))
         if result.stopped:
-            self.study.tell(trial.number, state=TrialState.PRUNED)
+            self.study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
-            self.study.tell(trial.number, self._value(target, result.losses))
+            self.study.tell(trial.number, self._value(target, result.losses), skip_if_finished=True)
         return None
 
     def _value(self, target: Target, losses: Mapping[str, float]) -> float:
@@ -245,7 +268,7 @@ class StudyRecord:
     def history(self, target: Target) -> History:
         """All completed proxies in the order of their slots, and those stopped early, at the losses that their curves led to.
 
-        A stopped proxy is left out while too few have finished to say where such a curve ends.
+        Imported runs come first. A stopped proxy is left out while too few have finished to say where such a curve ends.
         """
         trials = self.trials(TrialState.COMPLETE)
         names = target.loss_names
@@ -256,24 +279,59 @@ class StudyRecord:
             known = np.flatnonzero(np.isfinite(guessed.sum(axis=1)))
             trials = [*trials, *(stopped[i] for i in known)]
             losses = np.concatenate([losses, guessed[known]])
-        slots = np.array([t.user_attrs["slot"] for t in trials], dtype=np.int64)
-        order = np.argsort(slots)
-        mixtures = np.array([self.weights(t) for t in trials]).reshape(len(trials), len(self.meaning.domains))
-        return History(self.space, target, mixtures[order], losses[order], slots[order])
+        if imported := self.imported():
+            theirs = np.array([[t.user_attrs["losses"].get(name, math.nan) for name in names] for t in imported])
+            trials, losses = [*imported, *trials], np.concatenate([theirs, losses])
+        order = np.argsort(self._slots(trials), kind="stable")
+        diverged = [t for t in self.trials(TrialState.FAIL) if t.user_attrs.get("diverged")]
+        return History(
+            self.space,
+            target,
+            self._mixtures(trials)[order],
+            losses[order],
+            self._slots(trials)[order],
+            self._mixtures(diverged),
+            self._slots(diverged),
+        )
+
+    def _mixtures(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
+        return np.array([self.weights(t) for t in trials]).reshape(len(trials), len(self.meaning.domains))
+
+    @staticmethod
+    def _slots(trials: Sequence[FrozenTrial]) -> NDArray[np.int64]:
+        return np.array([t.user_attrs["slot"] for t in trials], dtype=np.int64)
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
-        """Trials of this search in the given states (default: all), by slot; trials that others enqueued are left out."""
-        ours = [t for t in self._trials() if "slot" in t.user_attrs and (not states or t.state in states)]
-        return sorted(ours, key=lambda t: int(t.user_attrs["slot"]))
+        """Proxies of this search in the given states (default: all), by slot; what others enqueued or trained is left out."""
+        # Should a slot be there twice, by drivers that did not see each other or a server that committed late: the first counts.
+        first: dict[int, FrozenTrial] = {}
+        for trial in self._trials():
+            if trial.user_attrs.get("slot", -1) >= 0:
+                first.setdefault(int(trial.user_attrs["slot"]), trial)
+        return [first[slot] for slot in sorted(first) if not states or first[slot].state in states]
 
     def weights(self, trial: FrozenTrial) -> NDArray[np.float64]:
         """Weights of one trial in the order of the domains, shape ``(d,)``."""
         return np.array([trial.params[PREFIX + name] for name in self.meaning.domains])
 
     def request(self, trial: FrozenTrial) -> ProxyRequest:
-        """What was asked of a trial's proxy."""
+        """What was asked of a trial's proxy.
+
+        Raises:
+            StudyError: If it was changed since.
+        """
         attributes = trial.user_attrs
-        return ProxyRequest(attributes["slot"], self.weights(trial), attributes["init_seed"], attributes["data_seed"])
+        request = ProxyRequest(attributes["slot"], self.weights(trial), attributes["init_seed"], attributes["data_seed"])
+        if attributes.get("key", self.key(request)) != self.key(request):
+            raise StudyError(
+                f"study {self.study.study_name!r}: trial {trial.number} (slot {request.slot}) was changed after it was "
+                "planned: its weights or seeds no longer fit its key; restore the study from a copy, or start a new one"
+            )
+        return request
+
+    def pending(self, slot: int) -> NDArray[np.float64]:
+        """Mixtures planned before `slot` that still train, shape ``(p, d)``."""
+        return self._mixtures([t for t in self.trials(TrialState.RUNNING) if t.user_attrs["slot"] < slot])
 
     def rounds(self) -> list[list[FrozenTrial]]:
         """Trials by round, each in the order of its slots."""
@@ -286,8 +344,19 @@ class StudyRecord:
         """Number of trials of this search in the given states."""
         return len(self.trials(*states))
 
-    def _trials(self) -> Iterable[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
+    def _trials(self) -> list[FrozenTrial]:
+        return self._durable.read(lambda: self.study.get_trials(deepcopy=False))
+
+    def _attributes(self) -> dict[str, Any]:
+        return self._durable.read(lambda: self.study.user_attrs)
+
+    def _in_slot(self, slot: int) -> FrozenTrial | None:
+        return next((trial for trial in self._trials() if trial.user_attrs.get("slot") == slot), None)
+
+    def _add(self, trial: FrozenTrial) -> None:
+        """Add a trial, once: an insertion whose acknowledgement was lost is found by its slot."""
+        slot = trial.user_attrs["slot"]
+        self._durable.write(lambda: self.study.add_trial(trial), lambda: self._in_slot(slot) is not None)
 
 
 def _curves(trials: Sequence[FrozenTrial]) -> list[Mapping[str, Mapping[str, float]]]:
@@ -305,4 +374,5 @@ def duration(trials: Sequence[FrozenTrial]) -> datetime.timedelta:
     """Time from the first planned trial to the last finished one."""
     starts = [t.datetime_start for t in trials if t.datetime_start]
     ends = [t.datetime_complete for t in trials if t.datetime_complete]
-    return max(ends) - min(starts) if starts and ends else datetime.timedelta()
+    # Clocks may have been set in between.
+    return max(max(ends) - min(starts), datetime.timedelta()) if starts and ends else datetime.timedelta()

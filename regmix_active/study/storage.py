@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
-from optuna.exceptions import OptunaError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine import URL
 
-from regmix_active.errors import ConfigError, StudyError
+from regmix_active.errors import StudyError
+from regmix_active.study.durable import OPENING_SECONDS, Durable
+from regmix_active.study.place import Place, absolute_url, has_password, public_url
 
-TIMEOUT_SECONDS = 60
-"""How long a write waits for another reader or writer of an SQLite file."""
+__all__ = ["absolute_url", "default_storage", "has_password", "open_storage", "open_study", "public_url"]
 
 
 def default_storage(folder: Path) -> str:
@@ -25,54 +21,30 @@ def default_storage(folder: Path) -> str:
     return URL.create("sqlite", database=str(folder.resolve() / "study.db")).render_as_string()
 
 
-def lock_file(url: str, study: str) -> Path | None:
-    """Where a driver of the study holds its lock: beside an SQLite file; None for a database elsewhere."""
-    parsed = _parsed(url)
-    if not parsed.drivername.startswith("sqlite") or not parsed.database:
-        return None
-    database = Path(parsed.database).resolve()
-    return database.with_name(f".{database.name}.{study}.lock")
+def open_storage(url: str, *, writing: bool = True) -> BaseStorage:
+    """Connect to a storage: an SQLite file, a journal or PostgreSQL.
 
-
-def public_url(url: str) -> str:
-    """The URL with its password masked: the only form that may be printed or stored."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:
-        return re.sub(r":[^:@/]*@", ":***@", url)
-
-
-def open_storage(url: str) -> BaseStorage:
-    """Connect to a storage.
+    Args:
+        url: Its URL.
+        writing: Make what is missing. Else nothing is changed, and a read-only file or folder will do.
 
     Raises:
         ConfigError: If the URL is not one.
-        StudyError: If the database cannot be opened, or is not Optuna's.
+        StudyError: If it cannot be opened, or is not Optuna's: nothing was changed then.
     """
-    parsed = _parsed(url)
-    sqlite = parsed.drivername.startswith("sqlite")
-    if sqlite and parsed.database in (None, "", ":memory:"):
-        raise ConfigError(f"storage {url}: a database in memory is lost with the run; write sqlite:///path/to/study.db")
-    if sqlite and parsed.database:
-        folder = Path(parsed.database).resolve().parent
-        if not folder.is_dir():
-            raise ConfigError(f"storage {public_url(url)}: the folder {folder} does not exist; create it or choose another path")
-    engine_kwargs = {"connect_args": {"timeout": TIMEOUT_SECONDS}} if sqlite else {"pool_pre_ping": True}
-    # One process at a time creates the tables of a fresh file: Optuna does not guard against a race there.
-    creating = FileLock(f"{parsed.database}.creating") if sqlite and parsed.database else contextlib.nullcontext()
-    try:
-        with creating:
-            return RDBStorage(url, engine_kwargs=engine_kwargs)
-    except NoSuchModuleError:
-        raise ConfigError(
-            f"storage {public_url(url)}: no database is called {parsed.drivername!r}; write sqlite:///path/to/study.db, or "
-            "postgresql://user@host/database"
-        ) from None
-    except ImportError as error:
-        raise ConfigError(f"storage {public_url(url)}: the database driver is missing ({error}); install it with pip") from None
-    except (SQLAlchemyError, OptunaError, RuntimeError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise StudyError(f"storage {public_url(url)} cannot be opened: {reason}") from None
+    place = Place.parse(url)
+    place.check_folder()
+
+    def connect() -> BaseStorage:
+        if place.kind == "journal":
+            from regmix_active.study.journal import open_journal
+
+            return open_journal(place, writing=writing)
+        from regmix_active.study.database import open_database
+
+        return open_database(place, writing=writing)
+
+    return Durable(f"storage {place}", seconds=OPENING_SECONDS).read(connect)
 
 
 def open_study(storage: BaseStorage, url: str, name: str, *, create: bool) -> optuna.Study:
@@ -81,6 +53,10 @@ def open_study(storage: BaseStorage, url: str, name: str, *, create: bool) -> op
     Raises:
         StudyError: If it is missing, or minimises something else than one target.
     """
+    return Durable(f"storage {public_url(url)}", seconds=OPENING_SECONDS).read(lambda: _study(storage, url, name, create))
+
+
+def _study(storage: BaseStorage, url: str, name: str, create: bool) -> optuna.Study:
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -100,10 +76,3 @@ def open_study(storage: BaseStorage, url: str, name: str, *, create: bool) -> op
             f"study {name!r} in {public_url(url)} has the direction {directions}; a mixture search minimises one target"
         )
     return study
-
-
-def _parsed(url: str) -> URL:
-    try:
-        return make_url(url)
-    except ArgumentError:
-        raise ConfigError(f"storage {public_url(url)!r}: not a database URL; write sqlite:///path/to/study.db") from None

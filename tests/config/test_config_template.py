@@ -44,7 +44,7 @@ def test_presets_load_and_say_every_key(name: str) -> None:
         found: set[str] = set()
         for key, inner in value.items():
             # Domains, targets and options are values, not sections.
-            nested = isinstance(inner, dict) and key not in {"domains", "target", "strategy_options"}
+            nested = isinstance(inner, dict) and key not in {"domains", "target", "strategy_options", "options", "facts"}
             found |= keys(inner, f"{prefix}{key}.") if nested else {prefix + key}
         return found
 

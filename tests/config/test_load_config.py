@@ -85,7 +85,7 @@ WRONG = [
     ("custom tag", "seed: 1\nname: !python/object:os.system x\n", 2, ["tag"]),
     ("two documents", "seed: 1\n---\nseed: 2\n", 2, ["another document"]),
     ("broken syntax", "seed: 1\nname: a: b\n", 2, ["not a valid configuration"]),
-    ("control character", "name: \x07\n", None, ["not valid YAML"]),
+    ("control character", "name: \x07\n", 1, ["not valid YAML"]),
     ("list at the top", "- seed\n", None, ["keys and values", "not list"]),
     ("text at the top", "seed", None, ["keys and values", "not str"]),
 ]

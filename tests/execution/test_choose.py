@@ -49,8 +49,8 @@ def test_a_file_of_accelerates_is_the_pools_size(config: Any, tmp_path: Path) ->
     assert list(machines.devices) == ["cpu"] * 3
     assert machines.settled(ExecutionConfig()).mixed_precision == "bf16"
     assert machines.settled(ExecutionConfig(mixed_precision="no")).mixed_precision == "no"
-    assert isinstance(open_executor(machines, together=False, task=task, folder=tmp_path), LocalExecutor)
-    assert isinstance(open_executor(machines, together=True, task=task, folder=tmp_path), LaunchedExecutor)
+    assert isinstance(open_executor(machines, ExecutionConfig(), task=task, folder=tmp_path), LocalExecutor)
+    assert isinstance(open_executor(machines, ExecutionConfig(), together=True, task=task, folder=tmp_path), LaunchedExecutor)
 
 
 def test_own_workers_win(config: Any) -> None:
@@ -61,13 +61,13 @@ def test_several_machines_are_launched(config: Any, tmp_path: Path) -> None:
     several = {"num_machines": 2, "num_processes": 4, "machine_rank": 0, "main_process_ip": "127.0.0.1", "main_process_port": 29511}
     machines = find_machines(ExecutionConfig(accelerate_config=config(**several)))
     assert len(machines.devices) == 4
-    assert isinstance(open_executor(machines, together=False, task=task, folder=tmp_path), LaunchedExecutor)
+    assert isinstance(open_executor(machines, ExecutionConfig(), task=task, folder=tmp_path), LaunchedExecutor)
 
 
 def test_a_launchs_ranks_are_the_workers(member: Member, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machines = find_machines(ExecutionConfig(workers=7), member)
     assert list(machines.devices) == ["cpu"] * 3
-    assert isinstance(open_executor(machines, together=False, task=task, folder=tmp_path), RankExecutor)
+    assert isinstance(open_executor(machines, ExecutionConfig(), task=task, folder=tmp_path), RankExecutor)
     assert machines.settled(ExecutionConfig()) == ExecutionConfig()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")

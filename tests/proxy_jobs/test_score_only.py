@@ -27,10 +27,14 @@ class HereExecutor:
     def submit(self, job: Path) -> None:
         self._jobs.append(job)
 
-    def poll(self) -> list[tuple[Path, str | None]]:
+    def poll(self, timeout: float | None = None) -> list[tuple[Path, str | None]]:
         job = self._jobs.pop(0)
         run_job(str(job), "cpu")
         return [(job, None)]
+
+    @property
+    def running(self) -> list[Path]:
+        return []
 
     def cancel(self, job: Path) -> None:
         self._jobs.remove(job)

@@ -24,7 +24,8 @@ from regmix_active.errors import ConfigError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.recommend.simulate import Recommendation
 from regmix_active.report.folder import DECIMALS, RunFolder, rounded
-from regmix_active.study.record import Meaning, StudyRecord
+from regmix_active.study.meaning import Meaning
+from regmix_active.study.record import StudyRecord
 
 QUICK = settings(max_examples=100, derandomize=True, deadline=None)
 

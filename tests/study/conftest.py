@@ -8,7 +8,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from regmix_active.study.record import Meaning, StudyRecord
+from regmix_active.study.meaning import Meaning
+from regmix_active.study.record import StudyRecord
 from regmix_active.study.storage import open_storage, open_study
 
 DOMAINS = ("books", "code", "日本 1")

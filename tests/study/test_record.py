@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from regmix_active.errors import StudyError, StudyMismatchError
+from regmix_active.errors import StudyBusyError, StudyError, StudyMismatchError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
-from regmix_active.study.record import Meaning, StudyRecord, duration
+from regmix_active.study.imported import ImportedRun
+from regmix_active.study.meaning import Meaning
+from regmix_active.study.record import StudyRecord, duration
 from regmix_active.study.target import Target
 
 DOMAINS = ("books", "code", "日本 1")
@@ -74,6 +78,7 @@ def test_a_trial_holds_everything(on_disk: StudyRecord) -> None:
         "proposer": "initial design",
         "init_seed": 7,
         "data_seed": 8,
+        "key": record.key(request_for(1)),
         "losses": {"books": 1.0, "code": 2.0, "日本 1": 3.0},
         "bits_per_byte": {"books": 0.5, "code": 1.0, "日本 1": 1.5},
         "shares": {"books": 1.0},
@@ -224,9 +229,53 @@ def test_foreign_and_newer_studies_are_refused(study: optuna.Study, meaning: Mea
     with pytest.raises(StudyError, match="trials of another program; give this search another name"):
         StudyRecord(study)
     newer = optuna.create_study(direction="minimize")
-    newer.set_user_attr("regmix_active", {"format": 2})
-    with pytest.raises(StudyError, match="newer regmix-active; upgrade"):
-        StudyRecord(newer)
+    for header in ({"format": 2}, {"version": 1}):
+        newer.set_user_attr("regmix_active", header)
+        with pytest.raises(StudyError, match="newer regmix-active; upgrade"):
+            StudyRecord(newer)
+
+
+def test_a_slot_that_is_there_twice_counts_once(record: StudyRecord) -> None:
+    plan(record, 2)
+    (_, planned) = record.study.get_trials()
+    record.study.add_trial(planned)
+    assert record.count() == 2
+    record.finish(result_for(1))
+    assert [t.number for t in record.trials(TrialState.COMPLETE)] == [1]
+    assert record.count(TrialState.RUNNING) == 1
+
+
+def test_clocks_may_be_set_while_a_study_runs(record: StudyRecord) -> None:
+    plan(record, 1)
+    record.finish(result_for(0))
+    (trial,) = record.trials()
+    assert trial.datetime_start is not None
+    trial.datetime_complete = trial.datetime_start - datetime.timedelta(hours=1)
+    assert duration([trial]) == datetime.timedelta()
+
+
+def test_nothing_is_written_without_the_lock(study: optuna.Study, meaning: Meaning) -> None:
+    allowed = True
+
+    def guard() -> None:
+        if not allowed:
+            raise StudyBusyError("somebody else has it")
+
+    record = StudyRecord(study, guard)
+    record.claim(meaning, {"a": 1}, "mean")
+    plan(record, 1)
+    allowed = False
+    writes: list[Callable[[], object]] = [
+        lambda: plan(record, 2),
+        lambda: record.finish(result_for(0)),
+        lambda: record.claim(meaning, {"a": 2}, "mean"),
+        lambda: record.add_imported([ImportedRun("1", np.array([0.5, 0.5, 0.0]), dict.fromkeys(DOMAINS, 1.0))], "test"),
+    ]
+    for write in writes:
+        with pytest.raises(StudyBusyError):
+            write()
+    assert record.config == {"a": 1}
+    assert [t.state for t in record.study.get_trials()] == [TrialState.RUNNING]
 
 
 def test_a_study_on_disk_is_read_back(on_disk: StudyRecord, tmp_path: Path) -> None:

@@ -103,11 +103,11 @@ def plan_swarm(
         ConfigError: If not even one block of one proxy fits into memory, or a setting contradicts another.
     """
     key = _key(store, proxy, execution, devices)
-    if kept is not None and (found := _read(kept, key)) is not None:
+    if kept is not None and (found := kept_plan(kept, key)) is not None:
         return found
     # Whether compiling pays depends on how much there is to train; a search that continues does not ask again.
     cached = f"{key}-{len(str(proxies * proxy.tokens))}"
-    found = _read(default_cache(), cached)
+    found = kept_plan(default_cache(), cached)
     if found is not None and found.forecast <= MEMORY_SHARE * free_memory(devices):
         return replace(found, workers=len(devices), key=key)
     found = replace(_plan(store, proxy, execution, devices, proxies, report), key=key)
@@ -274,7 +274,8 @@ def _key(store: TokenStore, proxy: ProxyConfig, execution: ExecutionConfig, devi
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _read(place: Path, key: str) -> SwarmPlan | None:
+def kept_plan(place: Path, key: str) -> SwarmPlan | None:
+    """The plan of that key in a file of :func:`keep`, if it is there."""
     try:
         return SwarmPlan.from_json(_plans(place)[key])
     except (KeyError, TypeError):

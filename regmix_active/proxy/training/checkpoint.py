@@ -1,4 +1,4 @@
-"""The state of a training on disk: tensors in safetensors, the rest in JSON, joined by a hash; nothing that runs code when read."""
+"""The state of a training on disk: tensors in safetensors, the rest in JSON, joined by hashes; nothing that runs code when read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from regmix_active.atomic import write_atomically
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -61,29 +61,51 @@ class Checkpoints:
         file = self._path.with_name(f"{self._path.name}.{digest[:16]}.safetensors")
         write_atomically(file, data)
         record = {"format": FORMAT, "meaning": self._meaning, "tensors": file.name, "sha256": digest, "state": dict(found.state)}
-        write_atomically(self._record, json.dumps(record))
+        record = json.loads(json.dumps(record))  # as it will be read: JSON's keys are text
+        write_atomically(self._record, json.dumps({**record, "record_sha256": _digest(record)}))
         for old in self._path.parent.glob(f"{self._path.name}.*.safetensors"):
             if old != file:
                 old.unlink(missing_ok=True)
         self._last = time.monotonic()
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint, or None if there is no intact one of this job."""
+        """The newest checkpoint, or None if there is no intact one of this job; the log says why."""
         try:
-            record = json.loads(self._record.read_text(encoding="utf-8"))
-            if record["format"] != FORMAT or record["meaning"] != self._meaning:
-                return None
-            data = (self._path.parent / record["tensors"]).read_bytes()
-            if hashlib.sha256(data).hexdigest() != record["sha256"]:
-                log.warning("%s: the checkpoint's tensors are damaged; training starts again", self._record)
-                return None
-            return Checkpoint(safetensors.torch.load(data), record["state"])
+            text = self._record.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            log.warning("%s: not readable (%s); training starts again", self._record, error)
-            return None
+        except (OSError, ValueError) as error:
+            return self._none(error)
+        try:
+            return self._read(json.loads(text))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+            return self._none(error)
+
+    def _read(self, record: dict[str, Any]) -> Checkpoint:
+        """What a record describes.
+
+        Raises:
+            ValueError: If it is of another training, or damaged; what else is raised says the same.
+        """
+        written = record.pop("record_sha256")
+        if record["format"] != FORMAT or record["meaning"] != self._meaning:
+            raise ValueError("of another training, or another version")
+        # A step or a loss in which one bit changed would be believed.
+        if written != _digest(record):
+            raise ValueError("damaged")
+        data = self._path.with_name(record["tensors"]).read_bytes()  # a name with slashes is refused
+        if hashlib.sha256(data).hexdigest() != record["sha256"]:
+            raise ValueError("its tensors are damaged")
+        return Checkpoint(safetensors.torch.load(data), record["state"])
 
     @property
     def _record(self) -> Path:
         return self._path.with_name(f"{self._path.name}.json")
+
+    def _none(self, error: Exception) -> Checkpoint | None:
+        log.warning("%s: the checkpoint is not readable (%s); training starts again", self._record, error)
+        return None
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -264,6 +264,7 @@ def _result(training: StackTraining, k: int, request: ProxyRequest, losses: NDAr
         tokens=steps * per_step,
         seconds=training.seconds / len(training.blocks),
         failure=failure,
+        diverged=failure is not None,
         shares=dict(zip(store.domains, training.blocks[k].shares(len(store.domains)).tolist(), strict=True)),
         curve=curve,
         stopped=stopped is not None and failure is None,

@@ -167,6 +167,7 @@ def _result(training: ModuleTraining, losses: NDArray[np.float64] | None) -> Pro
         tokens=training.step * per_step,
         seconds=training.seconds,
         failure=failure,
+        diverged=failure is not None,
         shares=dict(zip(store.domains, training.blocks.shares(len(store.domains)).tolist(), strict=True)),
         curve=curve,
         stopped=losses is None and failure is None,
