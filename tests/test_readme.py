@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -15,13 +16,14 @@ from regmix_active.cli import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = sorted(set(re.findall(r"^\$? ?(regmix-active [^#\n]*)", README, re.MULTILINE)))
 
 
 def test_python_example_runs(tiny: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGMIX_ACTIVE_CACHE", str(cache))
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = EXAMPLES[0]
     smaller = code.replace('"embedded"', repr(str(tiny))).replace("budget=64", "budget=10")
     assert smaller != code
     (tmp_path / "example.py").write_text(smaller, encoding="utf-8")
@@ -33,8 +35,17 @@ def test_python_example_runs(tiny: Path, cache: Path, tmp_path: Path, monkeypatc
     assert "curious" in rows[-1]
 
 
+def test_sampler_example_runs() -> None:
+    (code,) = EXAMPLES[1:]
+    smaller = code.replace("n_trials=64", "n_trials=6")
+    space: dict[str, Any] = {"train_and_score": lambda mixture: {name: 3 - weight**0.5 for name, weight in mixture.items()}}
+    exec(smaller, space)  # noqa: S102 (our own README)
+    assert len(space["study"].trials) == 6
+    assert all(abs(sum(trial.params.values()) - 1) < 1e-9 for trial in space["study"].trials)
+
+
 def test_strategy_of_the_example_takes_ten_lines_or_fewer() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = EXAMPLES[0]
     strategy = code[: code.index("if __name__")]
     assert len([line for line in strategy.splitlines() if line.strip()]) <= 10
 

@@ -72,6 +72,7 @@ def main(mixture_file: str, out: str, data: str) -> None:
     weights = {name: weight for name, weight in told["weights"].items() if weight > 0}
     config = Config.from_name(MODEL, block_size=SEQUENCE)
     run = Path(out, "run")
+    sys.argv[1:] = [MODEL]  # LitGPT saves its settings by parsing the command line as its own
     setup(
         MODEL,
         model_config=config,

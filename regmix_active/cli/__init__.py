@@ -20,7 +20,7 @@ VERBS = {
     "status": "How far a run is, and what it has found.",
     "recommend": "Answer again from a run's study: another k or target, no training.",
     "import": "Add finished runs of others to a study: RegMix's, Olmix's, another study's.",
-    "study": "Studies whose domains change: fork.",
+    "study": "Studies in a place, and studies whose domains change: list, fork.",
     "verify": "Train the found mixture and its rivals with fresh seeds.",
     "evaluate": "How well surrogates predict recorded runs: yours, RegMix's, Olmix's.",
     "benchmark": "Measure against rivals: the search (replayed runs), the swarm's speed, the proxy's noise.",

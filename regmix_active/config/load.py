@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from regmix_active.config.plain_yaml import dotted, parse_yaml
+from regmix_active.config.plain_yaml import UNNAMED, dotted, parse_yaml
 from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
 
@@ -100,10 +100,12 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {text}: write KEY=VALUE, for example --set search.batch_size=16")
+    if UNNAMED.search(key):
+        raise ConfigError(f"--set {ascii(text)}: control characters are not allowed in a key")
     try:
         return key.strip(), parse_yaml(value, "")[0]
     except ConfigError as error:
-        raise ConfigError(f"--set {text}: the value is not YAML ({str(error).partition(': ')[2]})") from None
+        raise ConfigError(f"--set {text}: the value cannot be used ({str(error).partition(': ')[2]})") from None
 
 
 def dump_config(config: RunConfig) -> str:

@@ -38,15 +38,16 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\u
 UNNAMED = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 """... and what no name holds: line breaks and tabs, too."""
 
-NAMES = ("str", "timestamp", "merge")
+NAMES = ("str", "timestamp", "merge", "value")
 """What plain text may be taken for, and still be a name."""
 
 
 class _Constructor(SafeConstructor):
-    """Dates are text: YAML 1.2 knows none, and no key takes one."""
+    """Dates are text: YAML 1.2 knows none, and no key takes one. So are ``<<`` and ``=``, where they are values."""
 
 
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+for kind in ("timestamp", "merge", "value"):
+    _Constructor.add_constructor(f"tag:yaml.org,2002:{kind}", SafeConstructor.construct_yaml_str)
 
 
 def parse_yaml(text: str, origin: str) -> tuple[Any, Node | None]:

@@ -24,12 +24,9 @@ from typing import Any, Self
 from regmix_active.config.schema import RayConfig
 from regmix_active.errors import ConfigError
 from regmix_active.execution.local import Task, usable_cores
-from regmix_active.execution.worker import call, prepare
+from regmix_active.execution.worker import SECRETS, call, prepare
 
 log = logging.getLogger(__name__)
-
-SECRETS = ("REGMIX_ACTIVE_STORAGE", "PGPASSWORD")
-"""Variables that may hold a password of the study's storage: no job needs them."""
 
 QUIET = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 """Settings of Ray that spare us a warning and reports to its makers, where the user has not set them."""

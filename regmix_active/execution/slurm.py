@@ -43,6 +43,9 @@ TIME_OUTS = 10_000
 PAUSE_SECONDS = 0.5
 """Between two looks at the notes."""
 
+BEATS = 60
+"""Signs of life that a job may miss: network file systems show a minute's at once."""
+
 EXIT_SECONDS = 8.0
 """How long leaving waits for scancel: a preempted driver has ten seconds."""
 
@@ -204,6 +207,7 @@ class SlurmExecutor:
                 cpus=settings.cpus,
                 gpus=settings.gpus,
                 minutes=settings.minutes,
+                beat=self._patience.silence / BEATS,
             )
             for job, uid in zip(jobs, uids, strict=True)
         ]

@@ -28,14 +28,13 @@ WARNING_SECONDS = 90
 EARLY_SECONDS = 60
 """SLURM may tell it earlier by so much."""
 
-PULSE_SECONDS = 5.0
-"""Between two beats of a job's pulse: without accounting, SLURM lists a job as running whose processes are long dead."""
-
 
 class Call:
     """One call of a task. submitit runs it, and asks :meth:`checkpoint` what to run when the job must give up its place."""
 
-    def __init__(self, task: Callable[[str, str], None], job: Path, end: Path, *, cpus: int, gpus: int, minutes: int) -> None:
+    def __init__(
+        self, task: Callable[[str, str], None], job: Path, end: Path, *, cpus: int, gpus: int, minutes: int, beat: float
+    ) -> None:
         """Remember what to do.
 
         Args:
@@ -45,9 +44,11 @@ class Call:
             cpus: Cores that the job asked for.
             gpus: GPUs that it asked for.
             minutes: Its time limit.
+            beat: Seconds between two signs of life: without accounting, SLURM lists a job as running whose processes are long dead.
         """
         self._task, self._job, self._end = task, job, end
         self._cpus, self._gpus, self._minutes = cpus, gpus, minutes
+        self._beat = beat
         self._began, self._saved = 0.0, self._files()
 
     def __call__(self) -> None:
@@ -57,7 +58,7 @@ class Call:
             Exception: Whatever the task raised, so that SLURM's records and the log show it, too.
         """
         self._began, self._saved = time.monotonic(), self._files()
-        threading.Thread(target=_beat, args=(pulse_of(self._end),), daemon=True).start()
+        threading.Thread(target=_beat, args=(pulse_of(self._end), self._beat), daemon=True).start()
         try:
             self._task(str(self._job), self._prepare())
         # The note is for whatever went wrong. A request to be queued again is a SystemExit, and no end.
@@ -101,7 +102,7 @@ class Call:
                 )
             return "cpu"
         torch.cuda.set_device("cuda:0")  # streams and graphs belong to the current device
-        return "cuda:0"
+        return "cuda:0" if self._gpus <= 1 else "cuda"
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """What lies beside the job under its name, but for the job itself: times and sizes, to tell whether anything was saved."""
@@ -120,11 +121,11 @@ def pulse_of(end: Path) -> Path:
     return end.with_name(end.name.replace(".end.json", ".pulse"))
 
 
-def _beat(pulse: Path) -> None:
+def _beat(pulse: Path, seconds: float) -> None:
     while True:
         with contextlib.suppress(OSError):  # a full disk is the task's to report
             pulse.touch()
-        time.sleep(PULSE_SECONDS)
+        time.sleep(seconds)
 
 
 def write_end(path: Path, reason: str | None) -> None:

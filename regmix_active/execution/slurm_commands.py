@@ -15,11 +15,9 @@ from typing import Any
 from regmix_active.config.schema import SlurmConfig
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.slurm_call import warning_seconds
+from regmix_active.execution.worker import SECRETS
 
 log = logging.getLogger(__name__)
-
-SECRETS = ("REGMIX_ACTIVE_STORAGE", "PGPASSWORD")
-"""A job never sees the study's storage."""
 
 ENDED = frozenset(
     ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT")

@@ -10,6 +10,9 @@ import threading
 import time
 from collections.abc import Callable
 
+SECRETS = ("REGMIX_ACTIVE_STORAGE", "PGPASSWORD")
+"""Variables that may hold a password of the study's storage: no job sees them."""
+
 
 def prepare(driver: int) -> None:
     """Make this process a worker: Ctrl-C is the driver's business, one thread, and no life after the driver's.
@@ -18,6 +21,8 @@ def prepare(driver: int) -> None:
         driver: Process id of the driver.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in SECRETS:
+        os.environ.pop(name, None)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     threading.Thread(target=_end_with, args=(driver,), daemon=True).start()
     _keep_freed_memory()

@@ -18,15 +18,13 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from regmix_active.errors import StudyBusyError
+from regmix_active.study.database import TAKES_TURNS
 from regmix_active.study.lock import exclusive
 
 try:
     import fcntl
 except ImportError:  # Windows: there, connections of both kinds can be mixed unseen
     fcntl = None  # type: ignore[assignment]
-
-MARK = "regmix_active_immediate"
-"""Attribute of a storage whose transactions begin with the write lock; set by `open_storage`."""
 
 OWNER = "regmix_active:process"
 """System attribute of a queued trial: the process that trains it."""
@@ -58,7 +56,7 @@ def claim(study: Study, trial: FrozenTrial) -> None:
     if file is None:
         return
     lock = file.with_name(f".{file.name}.{study._study_id}.sampler.lock")
-    together = bool(getattr(storage, MARK, False))
+    together = bool(getattr(storage, TAKES_TURNS, False))
     queued = bool(trial.params or "fixed_params" in trial.system_attrs)
     with _threads:
         try:

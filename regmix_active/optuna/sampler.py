@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from regmix_active.errors import ConfigError, RegmixActiveError, StrategyError, StudyError
 from regmix_active.mixture.designs import around
-from regmix_active.mixture.initial import INITIAL_DESIGNS
+from regmix_active.mixture.initial import BLOCK, INITIAL_DESIGNS
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.optuna.claim import claim
 from regmix_active.optuna.reader import PROPOSED, TrialReader
@@ -225,11 +225,14 @@ class MixtureSampler(BaseSampler):
         return mixtures[-1]
 
     def _designed(self, number: int) -> NDArray[np.float64]:
-        """Row of the initial design, which is drawn whole; failures lengthen it."""
-        whole = max(self.initial, number + 1)
-        if len(self._design) != whole:
-            self._design = INITIAL_DESIGNS[self.initial_design](self.space, whole, np.random.default_rng([self.seed, 0]))
-        return self._design[number]
+        """Row of the initial design, which is drawn whole; failures lengthen it, by a block at a time."""
+        whole = self.initial if number < self.initial else max(self.initial, BLOCK * (number // BLOCK + 1))
+        design = self._design
+        if len(design) != whole:
+            rng = np.random.default_rng([self.seed, 0])
+            self._design = design = INITIAL_DESIGNS[self.initial_design](self.space, whole, rng)
+        row: NDArray[np.float64] = design[number]
+        return row
 
     def _load(self) -> Strategy:
         if self._loaded is None:

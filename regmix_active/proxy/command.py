@@ -34,6 +34,7 @@ from regmix_active.atomic import write_atomically
 from regmix_active.config.schema import ExecutionConfig, RunnerConfig
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.base import Executor
+from regmix_active.execution.worker import SECRETS
 from regmix_active.proxy import supervisor
 from regmix_active.proxy.base import Propose, ProxyRequest, ProxyResult
 from regmix_active.proxy.flight import Flight, fly, fly_on
@@ -43,9 +44,6 @@ FORMAT = 1
 
 PLACEHOLDERS = ("mixture", "out", "seed", "data_seed", "device")
 """What stands in braces in a command."""
-
-SECRETS = ("REGMIX_ACTIVE_STORAGE", "PGPASSWORD")
-"""Variables that may hold a password of the study's storage: no job needs them."""
 
 ABSURD_LOSS = 1000.0
 """A loss beyond this (in nats; a uniform guess among 65,535 tokens has 11) is no loss any more."""

@@ -102,7 +102,7 @@ class ProxyJob:
             "requests": requests,
             "proxy": self.proxy.model_dump(),
             "fingerprint": self.fingerprint,
-            "store": str(self.store),
+            "store": str(self.store.absolute()),  # jobs of other nodes start elsewhere
             "plan": asdict(self.plan),
             "trunk": self.trunk and list(self.trunk),
             "stopping": self.stopping,
@@ -124,6 +124,8 @@ def run_job(path: str, device: str) -> None:
     from regmix_active.corpus.store import TokenStore
     from regmix_active.proxy.attempt import is_main_process, train_job
 
+    if device == "cuda":  # of a job with several GPUs; a command of the user's takes them all
+        device = "cuda:0"
     job, folder = ProxyJob.read(Path(path)), Path(path).parent
     result = job.result_path(folder)
     # Ranks that train together must all begin: a shared file system may show a result to one of them only.

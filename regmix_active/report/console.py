@@ -130,7 +130,7 @@ def prediction_table(found: Recommendation) -> Table:
     for name, prediction in named:
         table.add_row(name, f"{prediction.mean:.4f}", f"± {prediction.std:.4f}", "", style="bold" if name == "found" else "")
     best = found.best_trained
-    table.add_row(f"best trained (slot {found.best_slot})", f"{best.mean:.4f}", f"± {best.std:.4f}", f"{found.best_value:.4f}")
+    table.add_row(f"best trained ({_place(found.best_slot)})", f"{best.mean:.4f}", f"± {best.std:.4f}", f"{found.best_value:.4f}")
     return table
 
 
@@ -161,3 +161,8 @@ def picture(tables: Sequence[RenderableType], title: str) -> str:
     for table in tables:
         recorder.print(table, highlight=False)
     return recorder.export_svg(title=title)
+
+
+def _place(slot: int) -> str:
+    """Where a run stands in the study; imported ones have negative slots."""
+    return f"slot {slot}" if slot >= 0 else "imported"

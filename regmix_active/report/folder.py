@@ -162,6 +162,8 @@ class RunFolder:
         again = f"write it anew with: regmix-active recommend {self.path}"
         try:
             content, _ = parse_yaml(self.mixture.read_text(encoding="utf-8"), str(self.mixture))
+            if not isinstance(content, dict):
+                raise ValueError("it holds no keys")
             return {key: _checked(key, content[key]) for key in ("weights", "target_weights", "simulated", "averaged")}
         except ConfigError as error:
             raise ConfigError(f"{error}; {again}") from None

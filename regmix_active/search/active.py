@@ -274,9 +274,9 @@ class ActiveSearch:
 
     def _recommended(self, record: StudyRecord, target: Target, top_k: int | None) -> Recommendation:
         history = record.history(target)
-        if len(history) < self.surrogate.minimum_runs:
+        if history.known < self.surrogate.minimum_runs:
             raise StudyError(
-                f"{self.folder.path}: the study holds {len(history)} completed proxies; the surrogate {self.surrogate.name!r} "
+                f"{self.folder.path}: the study holds {history.known} completed proxies; the surrogate {self.surrogate.name!r} "
                 f"needs {self.surrogate.minimum_runs} or more: continue it with a larger --budget"
             )
         self.observer.on_stage("simulating")

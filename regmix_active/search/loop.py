@@ -213,7 +213,7 @@ class SearchLoop:
     @property
     def _initial(self) -> int:
         """Proxies of the initial design; runs that were imported stand for as many of them."""
-        return max(self.settings.initial - len(self.record.imported()), 0)
+        return max(self.settings.initial - self.record.covered(), 0)
 
     def _plan(self, index: int, first: int, size: int, *, alone: bool = False) -> Round:
         """Propose a round and write it into the study before anything trains.
@@ -225,7 +225,7 @@ class SearchLoop:
             alone: It is one job beside others, which go on.
         """
         history = self.record.history(self.target).before(first)
-        if first < self._initial or len(history) < self._least_runs:
+        if first < self._initial or history.known < self._least_runs:
             proposer = INITIAL_DESIGN
             mixtures = self._initial_design(history.space, first, size)
         else:

@@ -23,6 +23,9 @@ from regmix_active.errors import ConfigError, StudyError
 from regmix_active.study.durable import StorageError, fault_of
 from regmix_active.study.place import Place
 
+TAKES_TURNS = "regmix_active_immediate"
+"""Attribute of a storage whose transactions begin with the write lock, so that several processes may share it."""
+
 TIMEOUT_SECONDS = 60
 """How long a write waits for another reader or writer of an SQLite file."""
 
@@ -159,6 +162,7 @@ def open_database(place: Place, *, writing: bool) -> RDBStorage:
     if writing:
         # A transaction that reads before it writes must hold the file from its start, or two of them claim the same trial.
         rules.begin = "BEGIN IMMEDIATE"
+        vars(storage)[TAKES_TURNS] = True
     return storage
 
 

@@ -37,6 +37,11 @@ class History:
     def __len__(self) -> int:
         return len(self.mixtures)
 
+    @property
+    def known(self) -> int:
+        """Runs that tell of every loss: of the loss that fewest were measured on, how many; imported runs may lack some."""
+        return int((~np.isnan(self.losses)).sum(axis=0).min()) if len(self) else 0
+
     @cached_property
     def values(self) -> NDArray[np.float64]:
         """The target of each finished proxy, shape ``(n,)``, nats per token; NaN where a loss that it weighs is missing."""

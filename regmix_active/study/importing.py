@@ -22,7 +22,7 @@ from sqlalchemy.engine import URL
 from regmix_active.errors import ConfigError, StudyError
 from regmix_active.study.imported import ImportedRun, Intake, Refusal
 from regmix_active.study.meaning import Meaning
-from regmix_active.study.place import Place, public_url
+from regmix_active.study.place import Place, absolute_url, public_url
 from regmix_active.study.record import PREFIX, StudyRecord
 from regmix_active.study.run_csv import SUM_TOLERANCE, some
 from regmix_active.study.storage import default_storage, open_storage, open_study
@@ -37,7 +37,7 @@ NEGLIGIBLE = 1e-6
 VALUE = "value"
 """What the loss of someone's study is called that keeps nothing but Optuna's value."""
 
-SQLITE_HEAD = b"SQLite format 3\x00"
+STORAGE_HEADS = {"sqlite": b"SQLite format 3\x00", "journal": b'{"op_code":'}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +72,8 @@ def read_source(source: str, scale: str | None = None, study: str | None = None)
     path, url = Path(source), source if "://" in source else None
     if url is None and path.is_dir() and (path / "study.db").is_file():
         url = default_storage(path)
-    elif url is None and path.is_file() and _is_sqlite(path):
-        url = URL.create("sqlite", database=str(path.resolve())).render_as_string()
+    elif url is None and path.is_file() and (kind := _storage_kind(path)) is not None:
+        url = URL.create(kind, database=str(path.resolve())).render_as_string()
     if url is None:
         if study is not None:
             raise ConfigError(f"--study {study}: {source} is a table, not a storage with studies; leave --study out")
@@ -202,9 +202,11 @@ def _matched(
     return found
 
 
-def _is_sqlite(path: Path) -> bool:
+def _storage_kind(path: Path) -> str | None:
+    """Which storage a file is, by how it begins."""
     with path.open("rb") as file:
-        return file.read(len(SQLITE_HEAD)) == SQLITE_HEAD
+        head = file.read(16)
+    return next((kind for kind, beginning in STORAGE_HEADS.items() if head.startswith(beginning)), None)
 
 
 def _digest(table: RunTable) -> str:
@@ -226,7 +228,7 @@ def _read_study(url: str, name: str | None) -> Source:
     if name is not None and name not in names:
         raise ConfigError(f"--study {name}: no such study in {public_url(url)}; it holds: {some(names, 12) or 'none'}")
     study = open_study(storage, url, name or names[0], create=False)
-    label = f"{public_url(url)} {study.study_name}"
+    label = f"{public_url(absolute_url(url))} {study.study_name}"
     if study.user_attrs.get("regmix_active") is not None:
         record = StudyRecord(study)
         meaning, runs = record.meaning, trial_runs(record)

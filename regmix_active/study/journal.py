@@ -26,10 +26,18 @@ from regmix_active.errors import StudyError
 from regmix_active.study.durable import Cause, StorageError, fault_of
 from regmix_active.study.place import Place
 
+try:
+    import fcntl
+except ImportError:  # Windows: locks are watched there
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger(__name__)
 
 STALE_SECONDS = 5.0
-"""An Optuna lock that stays the same for so long, as watched here, has no holder: clocks of other machines are not compared."""
+"""A lock of Optuna's own that stays the same for so long, as watched here, has no holder: no machines' clocks are compared."""
+
+MARK = b"regmix-active\n"
+"""Content of a lock that is also locked at the operating system; Optuna's own are empty."""
 
 BEGINNING = b'{"op_code":'
 """How every record begins."""
@@ -54,13 +62,68 @@ def open_journal(place: Place, *, writing: bool) -> JournalStorage:
         return JournalStorage(JournalFile(file, f"storage {place}"))
 
 
+class MarkedLock(JournalFileOpenLock):
+    """Optuna's lock file, marked and locked at the operating system too, so that one of ours is known to be a dead process's."""
+
+    def __init__(self, file: Path) -> None:
+        """Name the lock of a journal."""
+        super().__init__(str(file))
+        self.file = Path(self._lock_file)
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Wait for the lock, and take it; see Optuna."""
+        self.remove_if_dead()
+        taken = super().acquire()
+        if fcntl is None:
+            return taken
+        # For the next one only: without it, a lock left behind is watched for a while.
+        with contextlib.suppress(OSError):
+            self._descriptor = os.open(self.file, os.O_RDWR | os.O_NOFOLLOW)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(self._descriptor, MARK)
+        return taken
+
+    def release(self) -> None:
+        """Let others have it; see Optuna."""
+        try:
+            super().release()
+        finally:
+            if self._descriptor is not None:
+                os.close(self._descriptor)
+                self._descriptor = None
+
+    def remove_if_dead(self) -> bool:
+        """Remove a marked lock that nobody holds any more."""
+        if fcntl is None:
+            return False
+        try:
+            descriptor = os.open(self.file, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            return False
+        try:
+            if os.read(descriptor, len(MARK)) != MARK:
+                return False
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            status = os.fstat(descriptor)
+            if _identity(self.file) != (status.st_ino, status.st_mtime_ns):
+                return False
+            self.file.unlink(missing_ok=True)
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        log.warning("removed the lock %s of a process that died while it wrote", self.file)
+        return True
+
+
 class JournalFile(JournalFileBackend):
     """The file, under the lock that other Optuna processes respect; a record is in it whole or not at all."""
 
     def __init__(self, file: Path, where: str) -> None:
         """Open the journal, and make it if it is missing."""
         self._file, self._where = file, where
-        self._open_lock = JournalFileOpenLock(str(file))
+        self._open_lock = MarkedLock(file)
         super().__init__(str(file), self._open_lock)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -161,10 +224,10 @@ def repair(file: Path, patience: float = STALE_SECONDS) -> None:
     if not file.exists():
         return
     with _faults(f"journal {file}"):
-        found = examine(file)
-        _remove_stale_lock(file, patience)
+        found, lock = examine(file), MarkedLock(file)
+        _remove_stale(lock, patience)
         if found.whole < found.size:
-            with _holding(JournalFileOpenLock(str(file))):
+            with _holding(lock):
                 cut(file)
 
 
@@ -235,14 +298,14 @@ def _ends_torn(journal: FileIO) -> bool:
     return journal.read(1) != b"\n"
 
 
-def _remove_stale_lock(file: Path, patience: float) -> None:
-    lock = Path(JournalFileOpenLock(str(file))._lock_file)
-    first = _identity(lock)
-    end = time.monotonic() + patience
-    while (now := _identity(lock)) is not None and now == first:
+def _remove_stale(lock: MarkedLock, patience: float) -> None:
+    if lock.remove_if_dead():
+        return
+    first, end = _identity(lock.file), time.monotonic() + patience
+    while (now := _identity(lock.file)) is not None and now == first:
         if time.monotonic() >= end:
-            lock.unlink(missing_ok=True)
-            log.warning("journal %s: removed the lock %s of a process that died while it wrote", file, lock.name)
+            lock.file.unlink(missing_ok=True)
+            log.warning("removed the lock %s of a process that died while it wrote", lock.file)
             return
         time.sleep(min(0.05, patience))
 
@@ -256,7 +319,7 @@ def _identity(lock: Path) -> tuple[int, int] | None:
 
 
 @contextlib.contextmanager
-def _holding(lock: JournalFileOpenLock) -> Iterator[None]:
+def _holding(lock: MarkedLock) -> Iterator[None]:
     lock.acquire()
     try:
         yield

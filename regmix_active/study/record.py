@@ -215,6 +215,13 @@ class StudyRecord:
             )
         return added
 
+    def covered(self) -> int:
+        """Imported runs that stand for an initial design: those that know every loss, and those that used every domain."""
+        imported = self.imported()
+        known = min(sum(name in t.user_attrs["losses"] for t in imported) for name in self.meaning.loss_names)
+        used = min(sum(t.params[PREFIX + name] > 0 for t in imported) for name in self.meaning.domains)
+        return min(known, used)
+
     def imported(self) -> list[FrozenTrial]:
         """Runs of others, in the order of their import. Those without a value in the study's target are FAIL for Optuna only."""
         theirs = [t for t in self._trials() if t.user_attrs.get("slot", 0) < 0]

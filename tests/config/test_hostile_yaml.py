@@ -82,6 +82,9 @@ def test_tags_of_the_command_line(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"--set target=.*the tag .* is not allowed"):
             parse_override(f"target={value}")
     assert not mark.exists()
+    with pytest.raises(ConfigError, match=r"--set 'x\\x1b\[2J=1': control characters") as caught:
+        parse_override("x\x1b[2J=1")
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("head", ["%YAML 1.1\n---\n", "%TAG ! tag:yaml.org,2002:\n---\n", "%YAML 3.0\n---\n"])
@@ -178,7 +181,7 @@ SECTIONS = [
 @pytest.mark.parametrize("section", SECTIONS)
 def test_names_of_domains(file: Path, section: str) -> None:
     """YAML 1.2: these are text, numbers and nulls are not, and whoever means them as names writes quotes."""
-    for name in ("no", "on", "yes", "y", "2024-01-01", "12:30:45", "1.2.3", "-", "'1.0'", '"null"', "日本"):
+    for name in ("no", "on", "yes", "y", "2024-01-01", "12:30:45", "1.2.3", "-", "=", "'1.0'", '"null"', "日本"):
         file.write_text(section % name, encoding="utf-8")
         config = load_config(file).config
         domains = config.corpus.domains or config.runner.domains or config.target

@@ -40,6 +40,10 @@ def act(path: str, device: str) -> None:
 
         told = {"variables": dict(os.environ), "threads": torch.get_num_threads(), "device": device}
         job.with_suffix(".environment").write_text(json.dumps(told))
+        time.sleep(1)
+    if word == "wait-for-another-start" and step == 0:
+        saved.write_text("1")
+        time.sleep(600)
     if word == "count":
         steps, seconds = int(arguments[0]), float(arguments[1])
         while step < steps:

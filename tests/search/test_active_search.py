@@ -107,7 +107,7 @@ def test_killed_driver_goes_on_as_the_unbroken_one(
 def test_half_planned_round_is_planned_again(runner: FunctionRunner, config: Config, out: Path, whole: Table) -> None:
     search = ActiveSearch(config(**BROKEN), out=out, runner=runner)
     search.run(budget=12)
-    record = search.open_record()
+    record = search.open_record(create=True)
     slot, proposer, weights, _ = whole[12]
     init_seed, data_seed = (record.trials()[0].user_attrs[key] for key in ("init_seed", "data_seed"))
     record.plan([ProxyRequest(slot, np.array(weights), init_seed, data_seed)], 1, 4, proposer)
@@ -247,7 +247,7 @@ def test_half_planned_round_keeps_what_was_planned_under_other_settings(
 ) -> None:
     search = ActiveSearch(config(**BROKEN), out=out, runner=runner)
     search.run(budget=12)
-    record = search.open_record()
+    record = search.open_record(create=True)
     planned = np.array([0.1, 0.2, 0.3, 0.4])
     record.plan([ProxyRequest(12, planned, 1, 2)], 1, 4, "expected-improvement")
     ActiveSearch(config(**BROKEN, search__strategy="greedy"), out=out, runner=runner).run()

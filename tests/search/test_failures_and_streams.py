@@ -192,7 +192,7 @@ def test_most_of_the_last_results_must_be_good(config: Config, runner: FunctionR
 def test_imported_runs_stand_for_the_initial_design_and_cost_no_budget(config: Config, runner: FunctionRunner, out: Path) -> None:
     ActiveSearch(config(search__budget=4, search__initial=4), out=out, runner=runner, strategy=Spy()).run()
     search = ActiveSearch(config(search__budget=20, search__initial=16), out=out, runner=runner, strategy=Spy())
-    record = search.open_record()
+    record = search.open_record(create=True)
     mixtures = record.space.dirichlet(10, record.space.natural, np.random.default_rng(5))
     runs = [ImportedRun(str(i), w, runner._losses(w)) for i, w in enumerate(mixtures)]
     assert record.add_imported(runs, "elsewhere") == 10

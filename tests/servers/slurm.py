@@ -20,6 +20,9 @@ import psutil
 
 START_SECONDS = 30.0
 
+CPUS = 8
+"""What the node says it has: SLURM takes five seconds to end a job that does not want to, and gives its place away only then."""
+
 CONF = """
 ClusterName=regmix
 SlurmctldHost={host}(127.0.0.1)
@@ -56,7 +59,8 @@ SlurmctldTimeout=30
 SlurmdTimeout=60
 MessageTimeout=5
 {more}
-NodeName=localhost NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
+SlurmdParameters=config_overrides
+NodeName=localhost NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
 PartitionName=low Nodes=localhost Default=YES PriorityTier=1 MaxTime=60 State=UP
 PartitionName=high Nodes=localhost PriorityTier=10 PreemptMode=OFF MaxTime=60 State=UP
 PartitionName=short Nodes=localhost PriorityTier=1 MaxTime=2 State=UP
@@ -193,6 +197,7 @@ def slurm_server(min_job_age: int = 300, more: str = "") -> Iterator[SlurmServer
                 user=pwd.getpwuid(os.getuid()).pw_name,
                 folder=folder,
                 min_job_age=min_job_age,
+                cpus=CPUS,
                 more=more,
             )
         )

@@ -6,6 +6,8 @@ import errno
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ from optuna.trial import TrialState
 from regmix_active.errors import StudyBusyError, StudyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.study.durable import StorageError
-from regmix_active.study.journal import examine, repair
+from regmix_active.study.journal import MarkedLock, examine, repair
 from regmix_active.study.lock import study_lock
 from regmix_active.study.meaning import Meaning
 from regmix_active.study.record import StudyRecord
@@ -84,7 +86,10 @@ def test_a_journal_is_a_storage_like_the_others(tmp_path: Path, monkeypatch: pyt
     assert optuna.load_study(study_name="s", storage=theirs).best_value == 0.0
 
 
-def test_torn_at_every_byte_of_its_last_record(tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_torn_at_every_byte_of_its_last_record(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # takes most of the time, and the power stays on
     start = last_record(content)
     assert len(content) - start > 80
     for cut in range(start + 1, len(content)):
@@ -237,10 +242,39 @@ def test_the_lock_of_a_dead_process_is_removed(file: Path, caplog: pytest.LogCap
     os.utime(lock, (time.time() + 3600, time.time() + 3600))  # by a clock that is an hour ahead
     repair(file, patience=0.2)
     assert not lock.exists()
-    assert "removed the lock study.journal.lock of a process that died" in caplog.text
+    assert "study.journal.lock of a process that died while it wrote" in caplog.text
     lock.symlink_to(file)  # Optuna's other kind of lock
     repair(file, patience=0.2)
     assert not lock.is_symlink()
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from regmix_active.study.journal import MarkedLock
+
+MarkedLock(Path(sys.argv[1])).acquire()
+print("holds it", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_lock_of_ours_is_known_to_be_a_dead_ones_at_once(file: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(file)], stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "holds it\n"
+        lock = MarkedLock(file)
+        assert not lock.remove_if_dead(), "it lives"
+        assert lock.file.exists()
+        writer.kill()
+        writer.wait()
+    began = time.monotonic()
+    with study_lock(f"journal:///{file}", "s"):
+        assert time.monotonic() - began < 1
+    assert not lock.file.exists()
+    lock.acquire()
+    lock.release()
+    assert not lock.file.exists()
 
 
 def test_the_lock_of_a_living_process_is_respected(file: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:

@@ -129,7 +129,7 @@ def test_a_search_through_restarts_is_the_unbroken_one(
 def test_writes_while_the_server_restarts_all_the_time(server: Server, url: str) -> None:
     with study_lock(url, "s") as held:
         record = opened(url, held.ensure)
-        with server.restarting(every=0.3, pause=0.2) as times:
+        with server.restarting(every=0.6, pause=0.2) as times:
             record.plan(requests(6), 0, 6, "initial design")
             for slot in range(6):
                 record.finish(result(slot))

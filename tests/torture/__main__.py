@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tests.torture.harness import CASES, run_case, summary
 
-MODULES = ("driver_kills", "signals", "two_drivers", "workers", "disk", "storage_faults", "clock", "slurm_cases", "sampler_cases")
+MODULES = ("driver_kills", "signals", "two_drivers", "workers", "disk", "storage_faults", "clock", "clusters", "sampler_cases")
 
 
 def main() -> int:

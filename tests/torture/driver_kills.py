@@ -102,7 +102,10 @@ for _kind in STORAGES:
     case(f"driver-killed-{_kind}", BAR)(functools.partial(_kill_on, _kind))
 
 
-@case("driver-killed-swarm", "the built-in proxies (tiny corpus): as unbroken, bit for bit; no result file written twice; ≥ 5 SIGKILLs")
+@case(
+    "driver-killed-swarm",
+    "the built-in proxies (tiny corpus): as unbroken, bit for bit; no result file written twice; ≥ 5 SIGKILLs",
+)
 def kill_swarm(bench: Bench) -> str:
     """The same with proxies that really train."""
     config = bench.folder / "tiny.yaml"

@@ -230,7 +230,9 @@ class Mark:
 def trained_again(search: Search, marks: Sequence[Mark]) -> set[int]:
     """Slots that had a result file at one of these moments, and were trained after it."""
     ledger = search.ledger()
-    return {line["slot"] for mark in marks for line in ledger[mark.line :] if line["what"] == "start" and line["slot"] in mark.slots}
+    return {
+        line["slot"] for mark in marks for line in ledger[mark.line :] if line["what"] == "start" and line["slot"] in mark.slots
+    }
 
 
 def doubled(search: Search) -> set[int]:
@@ -249,7 +251,7 @@ def ended(search: Search) -> dict[int, int]:
 
 def results(jobs: Path) -> dict[int, Path]:
     """Result file, there or not, of every slot that has a job file."""
-    found = {}
+    found: dict[int, Path] = {}
     for path in jobs.glob("*.job.json"):
         with contextlib.suppress(OSError, ValueError):
             result = path.with_name(path.name.replace(".job.json", ".result.json"))

@@ -18,9 +18,9 @@ from regmix_active.config.schema import SlurmConfig
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.slurm import SlurmExecutor
 from regmix_active.execution.slurm_commands import Patience, look
+from tests.servers.slurm import CPUS, SlurmServer
 
-QUICK = Patience(look=0.4, rarely=2.0, grace=2.0, silence=8.0, stuck=1.0, controller=60.0)
-SERVER = Any  # servers.slurm.SlurmServer: these modules are imported by name, so their types are not known here
+QUICK = Patience(look=0.4, rarely=2.0, grace=2.0, silence=3.0, stuck=1.0, controller=60.0)
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -33,7 +33,8 @@ def write(folder: Path, name: str, text: str) -> Path:
 def executor(folder: Path, workers: int = 0, patience: Patience = QUICK, **settings: Any) -> SlurmExecutor:
     """An executor of the test task."""
     act = importlib.import_module("slurm_tasks").act
-    return SlurmExecutor(act, SlurmConfig(**({"partition": "low", "minutes": 20} | settings)), folder, workers, patience)
+    asked = SlurmConfig.model_validate({"partition": "low", "minutes": 20} | settings)
+    return SlurmExecutor(act, asked, folder, workers, patience)
 
 
 def collect(run: SlurmExecutor, n: int, seconds: float = 90) -> dict[str, str | None]:
@@ -64,7 +65,7 @@ def states(run: SlurmExecutor) -> dict[str, str]:
     return {one: seen.state for one, seen in look(run._name).items()}
 
 
-def a_round(server: SERVER, folder: Path) -> str:
+def a_round(server: SlurmServer, folder: Path) -> str:
     """Several jobs go out as one array, as many at a time as there are workers; each ends alone, and leaves no mess."""
     jobs = [write(folder, f"good{i}", "environment") for i in range(3)]
     bad, dead = write(folder, "bad", "raise"), write(folder, "dead", "die")
@@ -72,7 +73,8 @@ def a_round(server: SERVER, folder: Path) -> str:
         assert run.poll(1) == [], "nothing was asked"
         for job in (*jobs, bad, dead):
             run.submit(job)
-        reports, running = {}, set()
+        reports: dict[str, str | None] = {}
+        running: set[Path] = set()
         while len(reports) < 5:
             reports |= {path.stem: reason for path, reason in run.poll(0.5)}
             running |= run.running
@@ -98,21 +100,18 @@ def a_round(server: SERVER, folder: Path) -> str:
     return "3 ended well, 1 with its error, 1 killed"
 
 
-def preempted(server: SERVER, folder: Path) -> str:
+def preempted(server: SlurmServer, folder: Path) -> str:
     """A job makes way for a higher partition, is queued again by SLURM, goes on where it was, and is reported once."""
     began = time.monotonic()
-    job = write(folder, "long", "count 12 1")
-    with executor(folder, cpus=2) as run:
+    job = write(folder, "long", "wait-for-another-start")
+    with executor(folder, cpus=CPUS) as run:
         run.submit(job)
         poll_until(run, job.with_suffix(".step").exists)
-        server.ask("sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--wrap=sleep 1")
+        server.ask("sbatch", "--partition=high", f"--cpus-per-task={CPUS}", "--output=/dev/null", "--wrap=sleep 1")
         poll_until(run, lambda: job not in run.running)
         assert collect(run, 1) == {"long": None}
-    begins = starts(job)
-    assert begins[0] == "from 0"
-    assert len(begins) == 2
-    assert int(begins[1].removeprefix("from ")) >= 1, "from its checkpoint"
-    return f"resumed {begins[1]} of 12, {time.monotonic() - began:.0f} s in all"
+    assert starts(job) == ["from 0", "from 1"]
+    return f"resumed from its checkpoint, {time.monotonic() - began:.0f} s in all"
 
 
 def time_limit(folder: Path) -> str:
@@ -131,8 +130,8 @@ def time_limit(folder: Path) -> str:
     return f"begun {len(starts(job))} times, {time.monotonic() - began:.0f} s in all"
 
 
-def killed_without_a_trace(server: SERVER, folder: Path) -> str:
-    """The job's processes, srun's and slurmstepd's are killed: SLURM lists the job as running for ever. It is reported, and retried."""
+def killed_without_a_trace(server: SlurmServer, folder: Path) -> str:
+    """The job's processes, srun's and slurmstepd's are killed: SLURM lists the job as running for ever. It is reported, retried."""
     lost, other = write(folder, "lost", "die-with-stepd"), write(folder, "other", "count 2 0.5")
     began = time.monotonic()
     with executor(folder) as run:
@@ -148,7 +147,7 @@ def killed_without_a_trace(server: SERVER, folder: Path) -> str:
     return f"reported after {took:.0f} s: {reports['lost']}; tried again"
 
 
-def finished_and_requeued(server: SERVER, folder: Path) -> str:
+def finished_and_requeued(server: SlurmServer, folder: Path) -> str:
     """`scontrol requeue` of a job that has ended runs it again, which changes nothing and is not reported twice."""
     job, other = write(folder, "done", "count 1 0.1"), write(folder, "other", "count 30 1")
     with executor(folder) as run:
@@ -166,9 +165,12 @@ def finished_and_requeued(server: SERVER, folder: Path) -> str:
     return "ran again, changed nothing"
 
 
-def controller_away(server: SERVER, folder: Path, seconds: float) -> str:
-    """slurmctld is killed while jobs run and while one is submitted, and comes back: nothing is lost."""
-    jobs = [write(folder, f"job{i}", f"count 4 {max(seconds / 4, 0.5)}") for i in range(2)]
+def controller_away(server: SlurmServer, folder: Path, seconds: float, job_seconds: float = 8.0) -> str:
+    """slurmctld is killed while jobs run and while one is submitted, and comes back: nothing is lost.
+
+    Where a job ends meanwhile, SLURM itself takes a minute until it knows, and gives its place away.
+    """
+    jobs = [write(folder, f"job{i}", f"count 10 {job_seconds / 10}") for i in range(2)]
     late = write(folder, "late", "count 1 0.1")
     with executor(folder) as run:
         for job in jobs:
@@ -182,21 +184,21 @@ def controller_away(server: SERVER, folder: Path, seconds: float) -> str:
             reports |= {path.stem: reason for path, reason in run.poll(0.5)}
         server.start("slurmctld")
         server.wait_until_ready()
-        reports |= collect(run, 3 - len(reports))
+        reports |= collect(run, 3 - len(reports), 240)
     assert reports == dict.fromkeys(("job0", "job1", "late"))
     assert [starts(job) for job in (*jobs, late)] == [["from 0"]] * 3
     return f"away for {seconds:.0f} s: 3 of 3 ended well, each begun once"
 
 
-def controller_gone(server: SERVER, folder: Path) -> str:
+def controller_gone(server: SlurmServer, folder: Path) -> str:
     """slurmctld does not come back: a clear error, and leaving does not hang."""
     patience = Patience(look=0.4, rarely=2.0, controller=3.0)
     began = time.monotonic()
-    with pytest.raises(ProxyError, match=r"SLURM has not answered for .*Unable to contact slurm controller.*continues"):
-        with executor(folder, patience=patience) as run:
-            run.submit(write(folder, "job", "sleep 600"))
-            poll_until(run, lambda: bool(run.running))
-            server.stop("slurmctld", kill=True)
+    with executor(folder, patience=patience) as run:
+        run.submit(write(folder, "job", "sleep 600"))
+        poll_until(run, lambda: bool(run.running))
+        server.stop("slurmctld", kill=True)
+        with pytest.raises(ProxyError, match=r"SLURM has not answered for .*Unable to contact slurm controller.*continues"):
             run.poll()
     took = time.monotonic() - began
     server.start("slurmctld")
@@ -205,28 +207,26 @@ def controller_gone(server: SERVER, folder: Path) -> str:
     return f"given up after {took:.0f} s"
 
 
-def cancelled(server: SERVER, folder: Path) -> str:
-    """Cancelling one element of an array leaves the others alone; it may be submitted again, and leaving ends what is left."""
-    hung, other, waiting = (
+def cancelled(server: SlurmServer, folder: Path) -> str:
+    """Cancelling one element of an array leaves the others alone, and leaving ends what is left."""
+    hung, other, quick = (
         write(folder, "hung", "sleep 600"),
         write(folder, "other", "sleep 600"),
-        write(folder, "waiting", "quick"),
+        write(folder, "quick", "quick"),
     )
-    with executor(folder, workers=2) as run:
-        for job in (hung, other, waiting):
+    with executor(folder) as run:
+        for job in (hung, other, quick):
             run.submit(job)
+        assert collect(run, 1) == {"quick": None}
         poll_until(run, lambda: run.running == {hung, other})
         run.cancel(hung)
-        assert collect(run, 1) == {"waiting": None}, "it got the place"
         assert run.running == {other}
-        hung.write_text("quick")
-        run.submit(hung)
-        assert collect(run, 1) == {"hung": None}
+        poll_until(run, lambda: "RUNNING" in states(run).values() and "COMPLETING" in states(run).values())
         queued = write(folder, "queued", "quick")
         run.submit(queued)
         run.cancel(queued)
     end = time.monotonic() + 20
-    while not set(states(run).values()) <= {"COMPLETED", "CANCELLED"}:
+    while not set(states(run).values()) <= {"COMPLETED", "CANCELLED", "COMPLETING"}:
         assert time.monotonic() < end, states(run)
         time.sleep(0.2)
     assert starts(queued) == []
@@ -244,10 +244,10 @@ def refused(folder: Path) -> str:
         ({"gpus": 1}, "execution.slurm.gpus", "gres"),
         ({"cpus": 64}, "execution.slurm.cpus", "PartitionConfig"),
     ):
-        run = executor(folder, **settings)
-        with pytest.raises(ConfigError) as caught, run:
+        with executor(folder, **settings) as run:
             run.submit(job)
-            run.poll(30)
+            with pytest.raises(ConfigError) as caught:
+                run.poll(30)
         told[key] = str(caught.value)
         assert key in told[key], told[key]
         assert words in told[key], told[key]
@@ -255,9 +255,9 @@ def refused(folder: Path) -> str:
     return "; ".join(told.values())
 
 
-def taken_over(server: SERVER, folder: Path) -> str:
+def taken_over(server: SlurmServer, folder: Path) -> str:
     """A driver is killed: the next one goes on with its jobs, and cancels what it does not want."""
-    wanted, unwanted = write(folder, "wanted", "count 8 0.5"), write(folder, "unwanted", "sleep 600")
+    wanted, unwanted = write(folder, "wanted", "count 6 0.5"), write(folder, "unwanted", "sleep 600")
     killed = executor(folder)  # never left, as if by SIGKILL
     for job in (wanted, unwanted):
         killed.submit(job)

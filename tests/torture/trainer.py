@@ -8,6 +8,8 @@
      "slots": {"3": ["fail", "hang"]}}       what slot 3 suffers at its first, its second attempt; then it is well
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -16,9 +18,10 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
-def main():
+def main() -> None:
     mixture, out, ledger, plan_file = (Path(argument) for argument in sys.argv[1:5])
     told, plan = json.loads(mixture.read_text()), json.loads(plan_file.read_text())
     slot, lines = told["slot"], read_ledger(ledger)
@@ -40,7 +43,7 @@ def main():
         fill(Path(fate["fill"]), fate["leave"])
 
 
-def suffer(fate, out):
+def suffer(fate: object, out: Path) -> None:
     if fate == "fail":
         sys.exit("told to fail")
     if fate == "hang":
@@ -58,7 +61,7 @@ def suffer(fate, out):
         sys.exit(0)
 
 
-def law(told, names):
+def law(told: dict[str, Any], names: dict[str, str]) -> dict[str, float]:
     """Losses by name: each domain falls with its own share and helps its neighbour a little; seeds add noise."""
     weights = list(told["weights"].values())
     losses = {}
@@ -69,12 +72,12 @@ def law(told, names):
     return losses
 
 
-def uniform(*parts):
+def uniform(*parts: object) -> float:
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def fill(place, leave):
+def fill(place: Path, leave: int) -> None:
     """Use up a small file system, but for so many pages."""
     filler = place / f"filler-{os.getpid()}"
     with filler.open("wb", buffering=0) as file:
@@ -86,7 +89,7 @@ def fill(place, leave):
         file.truncate(max(0, file.tell() // 4096 - leave) * 4096)
 
 
-def alive(pid, out):
+def alive(pid: int, out: Path) -> bool:
     if pid == os.getpid():
         return False
     try:
@@ -95,11 +98,11 @@ def alive(pid, out):
         return False
 
 
-def read_ledger(ledger):
+def read_ledger(ledger: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in ledger.read_text().splitlines()] if ledger.exists() else []
 
 
-def write(ledger, **entry):
+def write(ledger: Path, **entry: object) -> None:
     descriptor = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(descriptor, (json.dumps({**entry, "pid": os.getpid(), "time": time.time()}) + "\n").encode())
     os.close(descriptor)

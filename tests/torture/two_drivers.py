@@ -29,7 +29,9 @@ def _two_on(kind: str, bench: Bench) -> str:
             _judge(bench, winner, loser)
             winner.kill()
             free.append(_seconds_until_free(bench, search, url))
-            bench.say(f"{kind}: {number + 1}/{rounds} refused{'' if other else ' (same folder)'}; free {free[-1]:.3f} s after SIGKILL")
+            bench.say(
+                f"{kind}: {number + 1}/{rounds} refused{'' if other else ' (same folder)'}; free {free[-1]:.3f} s after SIGKILL"
+            )
     return f"{rounds} of {rounds} refused with host, process and start; lock free at most {max(free):.3f} s after SIGKILL"
 
 
