@@ -39,7 +39,7 @@ def test_sampler_example_runs() -> None:
     (code,) = EXAMPLES[1:]
     smaller = code.replace("n_trials=64", "n_trials=6")
     space: dict[str, Any] = {"train_and_score": lambda mixture: {name: 3 - weight**0.5 for name, weight in mixture.items()}}
-    exec(smaller, space)  # noqa: S102 (our own README)
+    exec(smaller, space)
     assert len(space["study"].trials) == 6
     assert all(abs(sum(trial.params.values()) - 1) < 1e-9 for trial in space["study"].trials)
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from regmix_active.config.schema import ExecutionConfig, RunnerConfig
+from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.schema import RunnerConfig
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.command import CommandJob, CommandRunner, run_command_job
 from regmix_active.proxy.job import read_results

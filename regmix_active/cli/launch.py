@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from regmix_active.config.schema import ExecutionConfig, RunConfig
+    from regmix_active.config.execution import ExecutionConfig
+    from regmix_active.config.schema import RunConfig
     from regmix_active.execution.ranks import Member
     from regmix_active.observer import Observer
 

@@ -101,7 +101,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not key.strip():
         raise ConfigError(f"--set {text}: write KEY=VALUE, for example --set search.batch_size=16")
     if UNNAMED.search(key):
-        raise ConfigError(f"--set {ascii(text)}: control characters are not allowed in a key")
+        raise ConfigError(f"--set {text!a}: control characters are not allowed in a key")
     try:
         return key.strip(), parse_yaml(value, "")[0]
     except ConfigError as error:

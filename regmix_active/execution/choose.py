@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regmix_active.config.schema import ExecutionConfig
+from regmix_active.config.execution import ExecutionConfig
 from regmix_active.errors import ConfigError
 from regmix_active.execution.accelerate_config import (
     LaunchConfig,

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from regmix_active.config.schema import RayConfig
+from regmix_active.config.execution import RayConfig
 from regmix_active.errors import ConfigError
 from regmix_active.execution.local import Task, usable_cores
 from regmix_active.execution.worker import SECRETS, call, prepare

@@ -25,11 +25,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from regmix_active import __version__
 from regmix_active.atomic import write_atomically
-from regmix_active.config.schema import SlurmConfig
+from regmix_active.config.execution import SlurmConfig
 from regmix_active.errors import ConfigError
 from regmix_active.execution import slurm_commands
-from regmix_active.execution.slurm_call import Call, pulse_of, read_end
+from regmix_active.execution.slurm_call import Call, last_words, pulse_of, read_end, read_sent
 from regmix_active.execution.slurm_commands import Patience, RefusedError, Seen, SlurmError, Trouble
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,8 @@ PAUSE_SECONDS = 0.5
 BEATS = 60
 """Signs of life that a job may miss: network file systems show a minute's at once."""
 
-EXIT_SECONDS = 8.0
-"""How long leaving waits for scancel: a preempted driver has ten seconds."""
+CANCEL_SECONDS = 4.0
+"""How long scancel is waited for: a preempted driver has ten seconds for everything."""
 
 
 @dataclass
@@ -104,7 +105,7 @@ class SlurmExecutor:
         self._folder.mkdir(parents=True, exist_ok=True)
         # The folder's inode tells a copied run folder from the original: their jobs must not have one name.
         self._name = "regmix-" + _digest(f"{self._folder}:{self._folder.stat().st_ino}")
-        self._meaning = _digest(f"{task.__module__}.{task.__qualname__}:{settings.model_dump_json()}")
+        self._meaning = _digest(f"{__version__}:{task.__module__}.{task.__qualname__}:{settings.model_dump_json()}")
         self._submitit: Any = submitit
         self._parameters = slurm_commands.parameters(settings, self._name)
         self._queue: list[Path] = []
@@ -112,7 +113,8 @@ class SlurmExecutor:
         self._done: dict[str, bool] = {}
         self._groups: dict[str, int] = {}
         self._opened = self._accepted = False
-        self._sbatch, self._squeue = Trouble("sbatch", self._patience), Trouble("squeue", self._patience)
+        self._array = ARRAY
+        self._sbatch, self._squeue, self._scancel = (Trouble(name, self._patience) for name in ("sbatch", "squeue", "scancel"))
         self._next_look, self._pause = 0.0, self._patience.look
 
     def submit(self, job: Path) -> None:
@@ -156,7 +158,7 @@ class SlurmExecutor:
         if not self._opened:
             return
         try:
-            slurm_commands.cancel_all(self._name, EXIT_SECONDS)
+            slurm_commands.cancel_all(self._name, CANCEL_SECONDS)
         except SlurmError as error:
             log.warning("could not cancel the jobs (%s); once SLURM answers: scancel --name=%s", error, self._name)
         else:
@@ -176,16 +178,24 @@ class SlurmExecutor:
             if not self._opened:
                 self._take_over()
             while self._queue and (room := self._room()):
-                jobs = self._queue[:ARRAY]
-                self._submit(jobs, room)
-                del self._queue[: len(jobs)]
-        except SlurmError as error:
-            # What it has accepted once it refuses for another reason than the settings, such as a limit of submitted jobs.
-            if isinstance(error, RefusedError) and not self._accepted:
+                jobs = self._queue[: self._array]
+                try:
+                    self._submit(jobs, room)
+                except RefusedError as error:
+                    if len(jobs) == 1 or not error.too_many:
+                        raise
+                    self._array = len(jobs) // 2
+                else:
+                    del self._queue[: len(jobs)]
+        except RefusedError as error:
+            # What it has accepted once it refuses for another reason than the settings, such as the number of jobs that wait.
+            if not self._accepted:
                 raise ConfigError(
                     f"{slurm_commands.keys_of(str(error))}: sbatch refuses the jobs: {error}. "
                     "`sinfo` shows the partitions, `sacctmgr show assoc` your accounts"
                 ) from None
+            self._sbatch.again(error, for_ever=bool(self._elements))
+        except SlurmError as error:
             self._sbatch.again(error)
         else:
             self._sbatch.over()
@@ -242,7 +252,7 @@ class SlurmExecutor:
         wanted = {str(job.resolve()): job for job in self._queue}
         group = uuid.uuid4().hex
         for note in self._folder.glob("*.sent.json"):
-            sent, uid = json.loads(note.read_text(encoding="utf-8")), note.name.partition(".")[0]
+            uid, sent = note.name.partition(".")[0], read_sent(note)
             if sent["meaning"] == self._meaning and sent["job"] in wanted and sent["id"] in alive:
                 job = wanted.pop(sent["job"])
                 self._queue.remove(job)
@@ -271,6 +281,8 @@ class SlurmExecutor:
             slurm_commands.cancel(strangers)
         except SlurmError as error:
             self._next_look = now + self._squeue.again(error)
+            for each in self._elements:  # nobody knows who waits and who is silent
+                each.stuck = each.pulse = each.beat = None
             return
         self._squeue.over()
         changed = False
@@ -334,7 +346,7 @@ class SlurmExecutor:
         remedy = {"TIMEOUT": "; raise execution.slurm.minutes", "OUT_OF_MEMORY": "; raise execution.slurm.memory_gb"}.get(state, "")
         text = f"job {each.id} ended without a result (SLURM says: {state}{reason}{remedy})"
         file = self._log_of(each)
-        return text if file is None else f"{text}; its log {file} ends: {_tail(file)}"
+        return text if file is None else f"{text}; its log {file} ends: {last_words(file)}"
 
     def _silent(self, each: _Element) -> str:
         self._cancel([each])
@@ -355,10 +367,14 @@ class SlurmExecutor:
     def _cancel(self, elements: Sequence[_Element]) -> None:
         for each in elements:
             self._forget(each)
+        if not self._scancel.over_pause():  # a look, or leaving, finds them still there
+            return
         try:
-            slurm_commands.cancel({each.id for each in elements})
-        except SlurmError as error:  # the next look finds them still there
-            log.warning("%s; cancelling again later", error)
+            slurm_commands.cancel({each.id for each in elements}, CANCEL_SECONDS)
+        except SlurmError as error:
+            self._scancel.again(error, for_ever=True)
+        else:
+            self._scancel.over()
 
     def _forget(self, each: _Element) -> None:
         self._elements.remove(each)
@@ -376,14 +392,6 @@ class SlurmExecutor:
 
     def _log_of(self, each: _Element) -> Path | None:
         return next(iter(self._folder.glob(f"{each.id}_*_log.err")), None)
-
-
-def _tail(file: Path) -> str:
-    """The last words in a log, but for submitit's."""
-    with contextlib.suppress(OSError):
-        lines = file.read_bytes()[-4000:].decode(errors="replace").splitlines()
-        return " / ".join([line.strip() for line in lines if line.strip() and not line.startswith("submitit ")][-3:])[-400:]
-    return ""
 
 
 def _digest(text: str) -> str:

@@ -145,3 +145,21 @@ def read_end(path: Path) -> str | None:
     if not isinstance(note, dict) or "reason" not in note:
         raise ValueError(f"{path}: not a note of a job")
     return None if note["reason"] is None else str(note["reason"])
+
+
+def read_sent(note: Path) -> dict[str, str]:
+    """What was submitted; of a note that is not one, nothing that anybody wants."""
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        return {key: str(content[key]) for key in ("job", "id", "meaning")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return dict.fromkeys(("job", "id", "meaning"), "")
+
+
+def last_words(file: Path) -> str:
+    """The last words in a log, but for submitit's."""
+    with contextlib.suppress(OSError), file.open("rb") as log_file:
+        log_file.seek(max(file.stat().st_size - 4000, 0))
+        lines = log_file.read().decode(errors="replace").splitlines()
+        return " / ".join([line.strip() for line in lines if line.strip() and not line.startswith("submitit ")][-3:])[-400:]
+    return ""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from regmix_active.config.schema import SlurmConfig
+from regmix_active.config.execution import SlurmConfig
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.slurm_call import warning_seconds
 from regmix_active.execution.worker import SECRETS
@@ -43,6 +43,8 @@ _UNREACHABLE = re.compile(
     r"|temporarily unable|no answer|transport endpoint|in (standby|recovery) mode|munge",
     re.IGNORECASE,
 )
+
+_TOO_MANY = re.compile(r"job array|submit\w* ?limit|accounting/QOS policy", re.IGNORECASE)
 
 # What a word of SLURM's is about, as a key below execution.slurm.
 _KEYS = (
@@ -93,6 +95,14 @@ class SlurmError(Exception):
 class RefusedError(SlurmError):
     """SLURM answers, and will not have the jobs as they are."""
 
+    @property
+    def too_many(self) -> bool:
+        """Fewer might be accepted: arrays, and what a user may submit, have limits."""
+        return (
+            re.search(r"job array|submit ?(job)?s?limit|job submit limit|accounting/QOS policy", str(self), re.IGNORECASE)
+            is not None
+        )
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -135,14 +145,14 @@ def look(name: str) -> dict[str, Seen]:
     return {row[0]: Seen(row[1], row[2]) for row in rows if len(row) == 3}
 
 
-def cancel(ids: Collection[str]) -> None:
+def cancel(ids: Collection[str], seconds: float = COMMAND_SECONDS) -> None:
     """End jobs, or take them out of the queue.
 
     Raises:
-        SlurmError: If the controller does not answer.
+        SlurmError: If the controller does not answer within so many seconds.
     """
     if ids:
-        ask("scancel", "--quiet", *sorted(ids))
+        ask("scancel", "--quiet", *sorted(ids), seconds=seconds)
 
 
 def cancel_all(name: str, seconds: float) -> None:
@@ -239,8 +249,12 @@ class Trouble:
             log.info("%s answers again", self._command)
         self._since, self._next, self._pause = None, 0.0, self._patience.look
 
-    def again(self, error: SlurmError) -> float:
+    def again(self, error: SlurmError, *, for_ever: bool = False) -> float:
         """It failed.
+
+        Args:
+            error: Its words.
+            for_ever: There is something else to wait for meanwhile.
 
         Returns:
             Seconds until it should be tried again.
@@ -250,10 +264,10 @@ class Trouble:
         """
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        if now - self._since >= self._patience.controller:
+        if not for_ever and now - self._since >= self._patience.controller:
             raise ProxyError(
-                f"SLURM has not answered for {(now - self._since) / 60:.3g} minutes; {self._command} says: {error}. What "
-                "finished is kept; when `sinfo` answers again, the same command continues"
+                f"{self._command} has failed for {(now - self._since) / 60:.3g} minutes; SLURM says: {error}. What finished is "
+                "kept; when SLURM works again, the same command continues"
             ) from error
         log.warning("%s; trying again in %.0f seconds", error, self._pause)
         pause, self._pause = self._pause, min(self._pause * 1.5, self._patience.rarely)

@@ -31,7 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regmix_active.atomic import write_atomically
-from regmix_active.config.schema import ExecutionConfig, RunnerConfig
+from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.schema import RunnerConfig
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.base import Executor
 from regmix_active.execution.worker import SECRETS

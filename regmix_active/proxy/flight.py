@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-from regmix_active.config.schema import ExecutionConfig
+from regmix_active.config.execution import ExecutionConfig
 from regmix_active.errors import DiskError
 from regmix_active.execution.base import Executor
 from regmix_active.proxy.base import ProxyRequest, ProxyResult

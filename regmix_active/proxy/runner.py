@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.config.schema import ExecutionConfig, ProxyConfig
+from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.schema import ProxyConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.base import Executor

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from regmix_active.config.schema import ExecutionConfig
+from regmix_active.config.execution import ExecutionConfig
 from regmix_active.errors import ConfigError
 from regmix_active.execution.board import Board
 from regmix_active.execution.choose import Machines, find_machines, open_executor

@@ -14,7 +14,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from regmix_active.config.schema import RayConfig
+from regmix_active.config.execution import RayConfig
 from regmix_active.errors import ConfigError
 from regmix_active.execution import ray as ray_module
 from regmix_active.execution.ray import RayExecutor, places

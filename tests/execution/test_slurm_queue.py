@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from regmix_active.config.schema import SlurmConfig
+from regmix_active.config.execution import SlurmConfig
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution import slurm_commands
 from regmix_active.execution.slurm import SlurmExecutor
@@ -138,7 +138,7 @@ def test_a_cancelled_job_may_be_submitted_again(cluster: Cluster, tmp_path: Path
         cluster.fails("scancel", "scancel: error: Unable to contact slurm controller")
         run.cancel(hung)
         assert run.running == {other}
-        assert "cancelling again later" in caplog.text
+        assert "scancel: Unable to contact slurm controller; trying again in" in caplog.text
         write_end(old, None)
         cluster.fails("scancel", "")
         cluster.says("sbatch", "Submitted batch job 8")
@@ -254,9 +254,40 @@ def test_trouble_is_borne_for_a_while(cluster: Cluster, tmp_path: Path, caplog: 
             "sbatch", "sbatch: error: AssocMaxSubmitJobLimit\nsbatch: error: Batch job submission failed: Job violates policy"
         )
         run.submit(second)
-        with pytest.raises(ProxyError, match=r"SLURM has not answered for .* sbatch says: AssocMaxSubmitJobLimit; .*Job violates"):
+        assert run.poll(1.0) == [], "as long as the first runs"
+        write_end(ends_of(run)["7"], None)
+        assert wait_for(run) == [(first, None)]
+        with pytest.raises(ProxyError, match=r"sbatch has failed for .* SLURM says: AssocMaxSubmitJobLimit; .*Job violates"):
             run.poll(5)
     assert any(line.startswith("--quiet --user=") for line in cluster.asked("scancel"))
+
+
+def test_an_array_that_is_too_long_goes_out_in_parts(cluster: Cluster, tmp_path: Path) -> None:
+    limited = """#!/bin/sh
+grep -q "array=0-[2-9]" "$1" && { echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1; }
+n=$(cat %s 2> /dev/null | wc -l); echo >> %s
+echo "Submitted batch job $n"
+"""
+    (cluster.folder / "sbatch").write_text(limited.replace("%s", str(tmp_path / "count")))
+    with executor(tmp_path) as run:
+        for job in jobs(tmp_path, 7):
+            run.submit(job)
+        run.poll(0)
+        assert sorted(ends_of(run)) == ["0", "1", "2", "3", "4", "5", "6"]
+
+
+def test_a_silent_controller_makes_no_job_silent(cluster: Cluster, tmp_path: Path) -> None:
+    [job] = jobs(tmp_path, 1)
+    cluster.says("squeue", "7|RUNNING|None\n")
+    with executor(tmp_path) as run:
+        run.submit(job)
+        run.poll(0)
+        [end] = ends_of(run).values()
+        end.with_name(end.name.replace(".end.json", ".pulse")).touch()
+        while not run.running:
+            run.poll(0.02)
+        cluster.fails("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
+        assert run.poll(PATIENCE.silence * 1.2) == []
 
 
 def test_settings_that_slurm_will_never_grant(cluster: Cluster, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 import psutil
 import pytest
 
-from regmix_active.config.schema import ExecutionConfig, RunnerConfig
+from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.schema import RunnerConfig
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.local import LocalExecutor
 from regmix_active.proxy import command

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regmix_active.config.schema import ExecutionConfig
+from regmix_active.config.execution import ExecutionConfig
 from regmix_active.errors import DiskError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.flight import Deadline, Flight, Job, fly, fly_on

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from regmix_active.config.schema import ExecutionConfig, ProxyConfig
+from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ConfigError
 from regmix_active.proxy.planning import planner
 from regmix_active.proxy.planning.measure import Calibration, Speed

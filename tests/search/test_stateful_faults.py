@@ -23,7 +23,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from regmix_active.config.schema import ExecutionConfig, ProxyConfig, SearchConfig
+from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.schema import ProxyConfig, SearchConfig
 from regmix_active.errors import DiskError
 from regmix_active.mixture.space import Mixtures
 from regmix_active.proxy.base import ProxyRequest, ProxyResult

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from regmix_active.config.schema import SlurmConfig
+from regmix_active.config.execution import SlurmConfig
 from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.slurm import SlurmExecutor
 from regmix_active.execution.slurm_commands import Patience, look
@@ -198,7 +198,7 @@ def controller_gone(server: SlurmServer, folder: Path) -> str:
         run.submit(write(folder, "job", "sleep 600"))
         poll_until(run, lambda: bool(run.running))
         server.stop("slurmctld", kill=True)
-        with pytest.raises(ProxyError, match=r"SLURM has not answered for .*Unable to contact slurm controller.*continues"):
+        with pytest.raises(ProxyError, match=r"squeue has failed for .*Unable to contact slurm controller.*continues"):
             run.poll()
     took = time.monotonic() - began
     server.start("slurmctld")

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from regmix_active.atomic import write_atomically
-from regmix_active.config.schema import ExecutionConfig, ProxyConfig
+from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.schema import ProxyConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ProxyError
 from regmix_active.execution.base import Executor

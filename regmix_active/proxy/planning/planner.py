@@ -19,7 +19,8 @@ import psutil
 import torch
 
 from regmix_active.atomic import write_atomically
-from regmix_active.config.schema import ExecutionConfig, ProxyConfig
+from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.schema import ProxyConfig
 from regmix_active.corpus.build import default_cache_dir
 from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ConfigError
