@@ -67,6 +67,21 @@ def refuse_password(url: str, option: str) -> None:
         )
 
 
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """The values of ``--set`` by dotted key.
+
+    Raises:
+        ConfigError: If one is not ``KEY=VALUE``, or holds the password of a storage.
+    """
+    from regmix_active.config.load import parse_override
+
+    overrides = dict(parse_override(text) for text in settings)
+    if isinstance(url := overrides.get("study.storage"), str):
+        refuse_password(url, "--set study.storage")
+        overrides["study.storage"] = absolute_storage(url)
+    return overrides
+
+
 def console() -> Console:
     """Standard output, wide enough for a log file to hold the tables."""
     from rich.console import Console

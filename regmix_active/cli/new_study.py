@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regmix_active.cli.common import absolute_storage, given
+from regmix_active.cli.common import absolute_storage, given, parse_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,7 @@ def study_config(
     Raises:
         ConfigError: If the configuration is wrong.
     """
-    from regmix_active.config.load import load_config, parse_override
+    from regmix_active.config.load import load_config
 
     folder = out
     if config is None:
@@ -39,7 +39,7 @@ def study_config(
         source, folder = Path(config) / "config.yaml", out or Path(config)
     else:
         source = config
-    overrides = dict(parse_override(text) for text in settings)
+    overrides = parse_settings(settings)
     overrides |= given({"study.storage": None if storage is None else absolute_storage(storage)})
     loaded = load_config(source, overrides.items())
     return loaded, folder or Path("runs") / loaded.config.name

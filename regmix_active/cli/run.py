@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from regmix_active.cli.common import absolute_storage, console, given, parse_target, storage_option
+from regmix_active.cli.common import console, given, parse_settings, parse_target, storage_option
 from regmix_active.cli.launch import driving, tracked
 
 if TYPE_CHECKING:
@@ -66,13 +66,11 @@ def command(
       regmix-active run --strategy my_strategy.py:Curious
       regmix-active run --accelerate-config cluster.yaml      (on every node; or: accelerate launch -m regmix_active run)
     """
-    from regmix_active.config.load import load_config, parse_override
+    from regmix_active.config.load import load_config
 
-    if storage is not None:
-        storage = absolute_storage(storage)
     if strategy is not None and ".py:" in strategy:  # from here, not from the configuration's folder
         strategy = str(Path.cwd() / strategy)
-    overrides = dict(parse_override(text) for text in settings)
+    overrides = parse_settings(settings)
     overrides |= given(
         {
             "search.budget": budget,

@@ -164,8 +164,9 @@ class SlurmExecutor:
         else:
             for each in self._elements:
                 self._unlink(each.uid)
-        for element_id in (one for one, well in self._done.items() if well):  # their logs tell nobody anything
-            for path in self._folder.glob(f"{element_id}_*"):
+        # Logs of what ended well tell nobody anything; nor do submitit's links to its batch files.
+        for pattern in (".submission_file_*.sh", *(f"{one}_*" for one, well in self._done.items() if well)):
+            for path in self._folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
     # Submitting

@@ -13,6 +13,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+ABSURD_LOSS = 1000.0
+"""Nats per token beyond which, on either side of zero, no loss is believed: the proxy diverged."""
+
 
 @dataclass(frozen=True)
 class ProxyRequest:

@@ -37,7 +37,7 @@ from regmix_active.errors import ConfigError, ProxyError
 from regmix_active.execution.base import Executor
 from regmix_active.execution.worker import SECRETS
 from regmix_active.proxy import supervisor
-from regmix_active.proxy.base import Propose, ProxyRequest, ProxyResult
+from regmix_active.proxy.base import ABSURD_LOSS, Propose, ProxyRequest, ProxyResult
 from regmix_active.proxy.flight import Flight, fly, fly_on
 from regmix_active.proxy.job import read_results, write_results
 
@@ -45,9 +45,6 @@ FORMAT = 1
 
 PLACEHOLDERS = ("mixture", "out", "seed", "data_seed", "device")
 """What stands in braces in a command."""
-
-ABSURD_LOSS = 1000.0
-"""A loss beyond this (in nats; a uniform guess among 65,535 tokens has 11) is no loss any more."""
 
 GRACE_SECONDS = 5.0
 """Between SIGTERM and SIGKILL: a trainer may save its state."""

@@ -129,7 +129,7 @@ def run_job(path: str, device: str) -> None:
     job, folder = ProxyJob.read(Path(path)), Path(path).parent
     result = job.result_path(folder)
     # Ranks that train together must all begin: a shared file system may show a result to one of them only.
-    if not job.plan.data_parallel and read_results(result) is not None:
+    if not job.plan.data_parallel and read_results(result, [request.slot for request in job.requests]) is not None:
         return
     store = TokenStore.open(job.store)
     if store.fingerprint != job.fingerprint:

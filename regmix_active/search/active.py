@@ -25,6 +25,7 @@ from regmix_active.strategies import Strategy, load_strategy
 from regmix_active.study.imported import ImportedRun
 from regmix_active.study.lock import exclusive, study_lock
 from regmix_active.study.meaning import Meaning
+from regmix_active.study.place import Place, absolute_url
 from regmix_active.study.record import StudyRecord
 from regmix_active.study.storage import default_storage, open_storage, open_study, public_url
 from regmix_active.study.target import Target
@@ -108,7 +109,7 @@ class ActiveSearch:
     @property
     def storage(self) -> str:
         """URL of the storage that holds the study."""
-        return self.config.study.storage or default_storage(self.folder.path)
+        return absolute_url(self.config.study.storage or default_storage(self.folder.path))
 
     def run(self, budget: int | None = None) -> Recommendation:
         """Train proxies until the study has `budget` completed ones, then simulate and average; continues what it finds.
@@ -129,6 +130,8 @@ class ActiveSearch:
                 f"search.budget: {settings.budget} proxies are too few for the surrogate {self.surrogate.name!r}, "
                 f"which needs {self.surrogate.minimum_runs}; 64 is a good start"
             )
+        if self.config.study.storage is not None:  # a wrong one is told before the corpus is read
+            Place.parse(self.storage).check_folder()
         strategy, config = self.strategy, self.config.model_copy(update={"search": settings})
         with self._running(self.folder.jobs) as (runner, meaning):
             target = Target.parse(config.target, runner.loss_names)

@@ -34,11 +34,12 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from regmix_active.errors import StudyError, StudyMismatchError
 from regmix_active.mixture.space import MixtureSpace
-from regmix_active.proxy.base import ProxyRequest, ProxyResult
+from regmix_active.proxy.base import ABSURD_LOSS, ProxyRequest, ProxyResult
 from regmix_active.study.durable import Durable
 from regmix_active.study.estimate import estimated_losses
 from regmix_active.study.history import History
@@ -238,7 +239,10 @@ class StudyRecord:
         Raises:
             StudyError: If the slot was never planned.
         """
-        return self._durable.write(lambda: self._finish(result))
+        try:
+            return self._durable.write(lambda: self._finish(result))
+        except UpdateFinishedTrialError:  # a write that seemed lost arrived in the meantime
+            return self._finish(result)
 
     def _finish(self, result: ProxyResult) -> str | None:
         """As :meth:`finish`; from its beginning again after a fault, for what is written twice is the same."""
@@ -250,9 +254,13 @@ class StudyRecord:
         # Optuna has no public way to write an attribute of a planned trial.
         storage, trial_id = self.study._storage, trial._trial_id
         failure, diverged = result.failure, result.diverged
-        complete = all(math.isfinite(result.losses.get(name, math.nan)) for name in self.meaning.loss_names)
-        if failure is None and not result.stopped and not complete:
-            failure, diverged = "not every loss is there and finite", True
+        if failure is None and not result.stopped:
+            missing = [name for name in self.meaning.loss_names if name not in result.losses]
+            absurd = [name for name in self.meaning.loss_names if not abs(result.losses.get(name, 0.0)) <= ABSURD_LOSS]
+            if missing:
+                failure = f"no loss called {', '.join(missing)}"
+            elif absurd:
+                failure, diverged = f"diverged: the loss {absurd[0]} is {result.losses[absurd[0]]:.4g}", True
         if failure is not None:
             storage.set_trial_user_attr(trial_id, "diverged", diverged)
             storage.set_trial_user_attr(trial_id, "failure", failure)

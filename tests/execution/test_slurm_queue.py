@@ -315,6 +315,10 @@ def test_other_settings_do_not_take_jobs_over(cluster: Cluster, tmp_path: Path) 
     killed = executor(tmp_path, minutes=10)
     killed.submit(job)
     killed.poll(0)
+    before = cluster.asked("scancel")
+    with executor(tmp_path):
+        pass
+    assert cluster.asked("scancel") == before, "who submitted nothing ends nothing: the jobs may be those of the study's owner"
     cluster.says("sbatch", "Submitted batch job 8")
     same, other = executor(tmp_path, minutes=10), executor(tmp_path, minutes=20)
     same.submit(job)

@@ -133,11 +133,14 @@ class SlurmServer:
 
     def steps(self) -> list[psutil.Process]:
         """The processes of jobs, and the slurmstepd above them."""
-        found = []
-        for process in psutil.process_iter(["name"]):
-            with contextlib.suppress(psutil.Error):
-                if process.info["name"] == "slurmstepd" and process.environ().get("SLURM_CONF") == self.environment["SLURM_CONF"]:
-                    found += [process, *process.children(recursive=True)]
+        found, ours = [], f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                # Read as it is: slurmstepd's begins with holes, since it writes its title there, and psutil stops at the first.
+                variables = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+                job = any(each.startswith(b"SLURM_JOB_ID=") for each in variables)
+                if ours in variables and (job or process.name() == "slurmstepd"):
+                    found.append(process)
         return found
 
     def logs(self) -> str:
@@ -146,12 +149,15 @@ class SlurmServer:
 
     def close(self) -> None:
         """End all jobs and servers."""
-        if "slurmctld" in self.processes:
-            self.ask("scancel", "--state=RUNNING", f"--user={os.getuid()}", "--signal=KILL")
-        for process in self.steps():
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        for name in [name for name in ("slurmd", "slurmctld", "munged") if name in self.processes]:
+        # Without its controller and its daemon SLURM starts nothing new while we end what runs.
+        for name in [name for name in self.processes if name != "munged"]:
+            self.stop(name, kill=True)
+        while steps := self.steps():
+            for process in steps:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(steps, 1)
+        for name in list(self.processes):
             self.stop(name, kill=True)
 
 

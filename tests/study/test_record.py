@@ -120,9 +120,10 @@ def test_planning_again_and_finishing_again_change_nothing(record: StudyRecord) 
     ("result", "reason"),
     [
         (ProxyResult(0, {}, failure="diverged"), "diverged"),
-        (ProxyResult(0, {"books": 1.0, "code": float("nan"), "日本 1": 1.0}), "not every loss is there and finite"),
-        (ProxyResult(0, {"books": 1.0, "code": float("inf"), "日本 1": 1.0}), "not every loss is there and finite"),
-        (ProxyResult(0, {"books": 1.0}), "not every loss is there and finite"),
+        (ProxyResult(0, {"books": 1.0, "code": float("nan"), "日本 1": 1.0}), "diverged: the loss code is nan"),
+        (ProxyResult(0, {"books": 1.0, "code": float("inf"), "日本 1": 1.0}), "diverged: the loss code is inf"),
+        (ProxyResult(0, {"books": 1.0, "code": 2e3, "日本 1": 1.0}), "diverged: the loss code is 2000"),
+        (ProxyResult(0, {"books": 1.0}), "no loss called code, 日本 1"),
     ],
 )
 def test_failures_are_kept_out_of_the_history(record: StudyRecord, result: ProxyResult, reason: str) -> None:
@@ -288,3 +289,18 @@ def test_a_study_on_disk_is_read_back(on_disk: StudyRecord, tmp_path: Path) -> N
     np.testing.assert_array_equal(again.history(MEAN).mixtures, on_disk.history(MEAN).mixtures)
     assert [t.state for t in again.trials()] == [TrialState.FAIL, TrialState.RUNNING, TrialState.COMPLETE]
     study._storage._backend.engine.dispose()  # type: ignore[attr-defined]
+
+
+def test_a_result_that_another_write_overtook(record: StudyRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan(record, 1)
+    look = record._in_slot
+
+    def late(slot: int) -> optuna.trial.FrozenTrial | None:
+        trial = look(slot)
+        monkeypatch.undo()
+        record.finish(result_for(0))
+        return trial
+
+    monkeypatch.setattr(record, "_in_slot", late)
+    assert record.finish(result_for(0, scale=9)) is None
+    assert record.trials()[0].value == 1.0

@@ -11,11 +11,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import signal
 import sys
 
 from rich.console import Console
 
-from tests.torture.harness import CASES, run_case, summary
+from tests.torture.harness import CASES, Verdict, run_case, summary
 
 MODULES = ("driver_kills", "signals", "two_drivers", "workers", "disk", "storage_faults", "clock", "clusters", "sampler_cases")
 
@@ -41,13 +42,20 @@ def main() -> int:
         for one in wanted:
             console.print(f"{one.name}: {one.bar}", markup=False, highlight=False, soft_wrap=True)
         return 0
-    verdicts = []
-    for number, one in enumerate(wanted, 1):
-        console.print(f"{number}/{len(wanted)} {one.name}: {one.bar}", style="bold", markup=False, highlight=False)
-        verdicts.append(run_case(one, options.seed, options.quick, console))
-        last = verdicts[-1]
-        console.print(f"  {last.state}: {last.figures} ({last.seconds:.0f} s)", markup=False, highlight=False)
-    console.print(summary(verdicts, options.seed))
+    # So that servers, drivers and mounts of a case are gone whatever ends it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    verdicts: list[Verdict] = []
+    try:
+        for number, one in enumerate(wanted, 1):
+            console.print(f"{number}/{len(wanted)} {one.name}: {one.bar}", style="bold", markup=False, highlight=False)
+            verdicts.append(run_case(one, options.seed, options.quick, console))
+            last = verdicts[-1]
+            console.print(f"  {last.state}: {last.figures} ({last.seconds:.0f} s)", markup=False, highlight=False)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; {len(verdicts)} of {len(wanted)} cases ran")
+        return 130
+    finally:
+        console.print(summary(verdicts, options.seed))
     return int(any(verdict.state == "fail" for verdict in verdicts))
 
 

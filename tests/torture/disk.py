@@ -22,19 +22,19 @@ WORDS = ("free some space", "make room")
 )
 def disk_full_jobs(bench: Bench) -> str:
     """The file system of the job files, full but for a few pages when a trainer ends."""
-    return _fill(bench, "run/jobs", bench.times(8, 2))
+    return _fill(bench, "run/jobs", bench.times(6, 2))
 
 
 @case("disk-full-run-folder", "the same where the study (SQLite) and the log are on the full disk too")
 def disk_full_folder(bench: Bench) -> str:
     """The file system of the whole run folder."""
-    return _fill(bench, "run", bench.times(8, 2))
+    return _fill(bench, "run", bench.times(6, 2))
 
 
 @case("disk-full-journal", "the same with the study in a journal on the full disk")
 def disk_full_journal(bench: Bench) -> str:
     """The file system of the whole run folder, with a journal."""
-    return _fill(bench, "run", bench.times(8, 2), "journal")
+    return _fill(bench, "run", bench.times(6, 2), "journal")
 
 
 def _fill(bench: Bench, where: str, times: int, kind: str | None = None) -> str:

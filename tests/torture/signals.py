@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import time
 
-from tests.torture.harness import Bench, case
-from tests.torture.searches import Driver, Mark, Search, doubled, trained_again
+from tests.torture.harness import Bench, Failed, case
+from tests.torture.searches import PATIENCE_SECONDS, Driver, Mark, Search, doubled, trained_again
 
 HINT = "Continue with the same command"
 TERM_SECONDS = 10.0
 ONCE_SECONDS = 10.0
 TWICE_SECONDS = 2.0
+INITIAL = 20
+"""Proxies after which a committee of surrogates thinks for the first time."""
 
 
 @case(
@@ -21,14 +23,14 @@ TWICE_SECONDS = 2.0
 def signals(bench: Bench) -> str:
     """Interrupt one search after the other, and continue each."""
     # A committee of surrogates thinks for seconds: long enough to be met while it does.
-    thinking = {"search": {"surrogate": "ensemble", "budget": 20}}
+    thinking = {"search": {"surrogate": "ensemble", "initial": INITIAL, "budget": INITIAL + 4}}
     unbroken = {
         "gp": Search(bench.folder / "unbroken").finish(),
         "ensemble": Search(bench.folder / "unbroken-ensemble", settings=thinking).finish(),
     }
     longest: dict[str, float] = {}
     plan = [("SIGINT", "gp"), ("SIGINT twice", "gp"), ("SIGTERM", "gp"), ("SIGTERM while fitting", "ensemble")]
-    for number in range(bench.times(3, 1)):
+    for number in range(bench.times(2, 1)):
         for what, surrogate in plan:
             place = bench.folder / f"{what.replace(' ', '-')}-{number}"
             search = Search(place, settings=thinking if surrogate == "ensemble" else {})
@@ -75,14 +77,17 @@ def _judge(bench: Bench, driver: Driver, what: str, seconds: float) -> None:
 
 
 def _until_trained(search: Search, driver: Driver, slots: int) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
     while driver.code is None and len(search.trained()) < slots:
         time.sleep(0.05)
+        if time.monotonic() > end:
+            raise Failed(f"only {len(search.trained())} proxies trained in {PATIENCE_SECONDS:.0f} s; see {driver.log}")
 
 
 def _until_thinking(search: Search, driver: Driver, bench: Bench) -> None:
     """Until the initial design is trained, and the log knows of no further round."""
-    _until_trained(search, driver, 8)
-    while (search.out / "run.log").read_text().count(": slot ") < 8:
+    _until_trained(search, driver, INITIAL)
+    while (search.out / "run.log").read_text().count(": slot ") < INITIAL:
         time.sleep(0.01)
         bench.check(driver.code is None, "the driver ended by itself")
     bench.check("round 1:" not in (search.out / "run.log").read_text(), "the surrogate was too fast to be met while it fits")

@@ -55,7 +55,10 @@ def trainer_hangs(bench: Bench) -> str:
     )
 
 
-@case("worker-killed", "workers SIGKILLed at random moments: requeued within execution.attempts, others untouched, same bits")
+@case(
+    "worker-killed",
+    "workers SIGKILLed at random while proxies train: requeued within execution.attempts, others untouched, same bits",
+)
 def worker_killed(bench: Bench) -> str:
     """The pool's processes, one after the other."""
     unbroken = Search(bench.folder / "unbroken").finish()
@@ -64,11 +67,34 @@ def worker_killed(bench: Bench) -> str:
         searches += 1
         search = Search(bench.folder / f"broken-{searches}", settings={"execution": {"workers": 2, "attempts": 10}})
         driver = search.start()
-        struck += _strike(bench, driver, lambda worker: worker.kill(), wanted - struck, 1.5)
+        struck += _strike(bench, search, driver, lambda worker: worker.kill(), wanted - struck, 1.5)
         driver.finish()
         _judge(bench, search, unbroken.difference(search.outcome()))
         bench.say(f"{struck} workers killed")
     return f"{struck} workers killed in {searches} searches; every slot trained once to its end; same bits"
+
+
+@case("worker-killed-idle", "workers SIGKILLed while none trains: as they start, and between rounds: replaced, same bits")
+def worker_killed_idle(bench: Bench) -> str:
+    """Short of memory, the system kills whom it likes, for instance while the driver fits its surrogate."""
+    unbroken = Search(bench.folder / "unbroken").finish()
+    lost = []
+    for number in range(bench.times(4, 2)):
+        search = Search(bench.folder / f"broken-{number}")
+        driver, starting = search.start(), number % 2 == 0
+        driver.until_searching()
+        while driver.code is None and not (driver.workers if starting else len(search.trained()) == 8):
+            driver.wait_quietly(0.02)
+        for worker in driver.workers[: 1 if starting else 2]:
+            worker.kill()
+        code, when = driver.wait(), "as it started" if starting else "between rounds"
+        bench.say(f"killed {when}: exit {code}")
+        if code:
+            lost.append(f"{when}: exit {code}: {' '.join(driver.said.split())[-300:]}")
+        else:
+            _judge(bench, search, unbroken.difference(search.outcome()))
+    bench.check(not lost, "; ".join(lost))
+    return "replaced; every slot trained once to its end; same bits"
 
 
 @case(
@@ -81,7 +107,7 @@ def worker_stopped(bench: Bench) -> str:
     settings = {"execution": {**DEADLINE["execution"], "attempts": 5}}
     search = Search(bench.folder / "broken", settings=settings, plan={"seconds": [0.5, 1.0]})
     driver, wanted = search.start(), bench.times(3, 1)
-    struck = _strike(bench, driver, lambda worker: worker.send_signal(signal.SIGSTOP), wanted, DEADLINE_SECONDS)
+    struck = _strike(bench, search, driver, lambda worker: worker.send_signal(signal.SIGSTOP), wanted, DEADLINE_SECONDS)
     driver.finish()
     bench.check(struck == wanted, f"only {struck} workers could be stopped in time")
     _judge(bench, search, unbroken.difference(search.outcome()))
@@ -117,13 +143,14 @@ def many_failures(bench: Bench) -> str:
     return f"{budget} done, each once; {failures} failed attempts, at most {max(tried.values())} of {attempts} for one slot"
 
 
-def _strike(bench: Bench, driver: Driver, blow: Callable[[psutil.Process], None], times: int, pause: float) -> int:
-    """Strike workers at random moments until the search ends; how often."""
+def _strike(bench: Bench, search: Search, driver: Driver, blow: Callable[[psutil.Process], None], times: int, pause: float) -> int:
+    """Strike workers at random moments at which a proxy trains, until the search ends; how often."""
     struck, known = 0, set[int]()
     driver.until_searching()
     while driver.code is None and struck < times:
         driver.wait_quietly(float(bench.rng.uniform(0.3, 1.0)) * pause)
-        # A worker that has not taken a job yet costs none.
+        while driver.code is None and not _training(search):
+            driver.wait_quietly(0.02)
         workers = [worker for worker in driver.workers if worker.pid not in known]
         if driver.code is None and workers:
             worker = workers[int(bench.rng.integers(len(workers)))]
@@ -134,6 +161,12 @@ def _strike(bench: Bench, driver: Driver, blow: Callable[[psutil.Process], None]
             known.add(worker.pid)
             struck += 1
     return struck
+
+
+def _training(search: Search) -> bool:
+    """Whether a trainer has begun its work, and not ended."""
+    last = {line["slot"]: line["what"] for line in search.ledger()}
+    return "start" in last.values()
 
 
 def _judge(bench: Bench, search: Search, difference: str) -> None:
