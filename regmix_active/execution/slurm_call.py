@@ -92,7 +92,7 @@ class Call:
         """
         import torch
 
-        worker._keep_freed_memory()
+        worker.keep_freed_memory()
         torch.set_num_threads(int(os.environ.get("SLURM_CPUS_PER_TASK", self._cpus)))
         if torch.cuda.device_count() == 0:
             if self._gpus:

@@ -395,7 +395,7 @@ def test_a_call_leaves_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    monkeypatch.setattr("regmix_active.execution.worker._keep_freed_memory", lambda: None)
+    monkeypatch.setattr("regmix_active.execution.worker.keep_freed_memory", lambda: None)
     job, end = tmp_path / "key.job.json", tmp_path / "x.end.json"
     Call(nothing, job, end, cpus=1, gpus=0, minutes=30, beat=60)()
     assert read_end(end) is None

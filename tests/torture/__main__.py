@@ -42,12 +42,14 @@ def main() -> int:
         for one in wanted:
             console.print(f"{one.name}: {one.bar}", markup=False, highlight=False, soft_wrap=True)
         return 0
-    # So that servers, drivers and mounts of a case are gone whatever ends it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # So that servers, drivers and mounts of a case are gone whatever ends it; and drivers started from a shell's background job,
+    # which ignores Ctrl-C, must heed it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     verdicts: list[Verdict] = []
     try:
-        for number, one in enumerate(wanted, 1):
-            console.print(f"{number}/{len(wanted)} {one.name}: {one.bar}", style="bold", markup=False, highlight=False)
+        for place, one in enumerate(wanted, 1):
+            console.print(f"{place}/{len(wanted)} {one.name}: {one.bar}", style="bold", markup=False, highlight=False)
             verdicts.append(run_case(one, options.seed, options.quick, console))
             last = verdicts[-1]
             console.print(f"  {last.state}: {last.figures} ({last.seconds:.0f} s)", markup=False, highlight=False)
