@@ -99,7 +99,7 @@ def load_run(run: Path, overrides: dict[str, Any] | None = None) -> LoadedConfig
     from regmix_active.config.load import load_config
 
     config = run / "config.yaml"
-    if not config.is_file():
+    if not os.path.isfile(config):  # which takes names that are too long for none
         others = sorted(path.parent.name for path in Path("runs").glob("*/config.yaml"))
         hint = f"runs here: {', '.join(others)}" if others else "start one with `regmix-active run`"
         raise StudyError(f"{run} is not a run folder (config.yaml is missing); {hint}")

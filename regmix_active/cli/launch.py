@@ -31,9 +31,14 @@ def driving(execution: ExecutionConfig, *job_folders: Path) -> Iterator[Member |
 
     boards = [folder / "board" for folder in job_folders]
     if under_launcher():
-        from regmix_active.execution.ranks import join
+        from regmix_active.execution.ranks import find_place, join
         from regmix_active.proxy.job import run_job
+        from regmix_active.study.lock import refuse_if_busy
 
+        # A second driver in this folder would sweep away the first one's board before it is refused.
+        if find_place().rank == 0:
+            for folder in job_folders:
+                refuse_if_busy(folder.parent if folder.name == "jobs" else folder.parent.parent)
         with join(boards[0]) as member:
             if member.place.rank != 0:
                 member.serve(run_job)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from types import FrameType
 
 INTERRUPTED, TERMINATED = 130, 143
@@ -50,7 +49,14 @@ def answer_signals() -> None:
 
 
 def _watch(pipe: int) -> None:
+    told = 0
     while signum := os.read(pipe, 1):
-        if signum[0] == signal.SIGTERM:
-            time.sleep(PATIENCE_SECONDS)
-            os._exit(TERMINATED)
+        if signum[0] not in (signal.SIGINT, signal.SIGTERM):
+            continue
+        code, told = TERMINATED if signum[0] == signal.SIGTERM else INTERRUPTED, told + 1
+        if told > 1:  # the handler would run once Python does, and but once for two signals of a kind
+            os._exit(code)
+        if code == TERMINATED:
+            timer = threading.Timer(PATIENCE_SECONDS, os._exit, [code])
+            timer.daemon = True
+            timer.start()

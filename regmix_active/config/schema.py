@@ -6,12 +6,13 @@ Unknown keys are refused; :mod:`regmix_active.config.load` adds the file, the li
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from regmix_active.config.execution import ExecutionConfig
-from regmix_active.config.section import Positive, Section, Share
+from regmix_active.config.section import Positive, Section, Share, check_names
 
 
 class DomainConfig(Section):
@@ -91,9 +92,7 @@ class CorpusConfig(Section):
             return None
         if len(domains) < 2:
             raise ValueError("a mixture needs at least two domains")
-        for name in domains:
-            if not name or name != name.strip() or "/" in name:
-                raise ValueError(f"domain name {name!r}: use a non-empty name without '/' and outer blanks")
+        check_names(domains)
         shares = [domain.natural_share for domain in domains.values()]
         given = [share for share in shares if share is not None]
         if given and len(given) < len(shares):
@@ -217,6 +216,12 @@ class RunnerConfig(Section):
     timeout_minutes: Annotated[float, Field(gt=0)] | None = None
     """A command that takes longer is ended and counts as failed; default: `execution.deadline_minutes` alone."""
 
+    @field_validator("domains")
+    @classmethod
+    def _domains(cls, domains: dict[str, float]) -> dict[str, float]:
+        check_names(domains)
+        return domains
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.command is not None and len(self.domains) < 2:
@@ -280,6 +285,12 @@ class RecommendConfig(Section):
     """Standard deviations of doubt that count as loss when simulated mixtures are ranked; 0 ranks by the expected target, as RegMix
     does."""
 
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.top_k > self.simulations:
+            raise ValueError(f"top_k ({self.top_k}) is more than simulations ({self.simulations}), of which it takes the best")
+        return self
+
 
 class VerifyConfig(Section):
     """The proof: fresh trainings of the found mixture and of those it must beat."""
@@ -300,7 +311,7 @@ class StudyConfig(Section):
 class RunConfig(Section):
     """Everything that one search needs. Every key has a default; an empty file is a valid configuration."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "search"
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)] = "search"
     """Name of the study, and of its folder below `runs/`."""
 
     seed: Annotated[int, Field(ge=0)] = 0
@@ -330,6 +341,6 @@ class RunConfig(Section):
     @field_validator("target")
     @classmethod
     def _target(cls, target: str | dict[str, float]) -> str | dict[str, float]:
-        if isinstance(target, dict) and sum(target.values()) <= 0:
-            raise ValueError("a target needs at least one weight above zero")
+        if isinstance(target, dict) and not 0 < sum(target.values()) < math.inf:
+            raise ValueError("a target needs at least one weight above zero, and all of them a finite sum")
         return target

@@ -6,6 +6,7 @@ At proxy size a thread pool inside torch gains nothing, and one process per core
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import math
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -21,6 +23,11 @@ from pebble import ProcessExpired, ProcessPool
 
 from regmix_active.errors import ProxyError
 from regmix_active.execution.worker import call, prepare
+
+log = logging.getLogger(__name__)
+
+BREAKS = 3
+"""Pools that may give up one after the other before any job ends."""
 
 Task = Callable[[str, str], None]
 """What a worker does with a job file: ``task(path, device)``."""
@@ -60,17 +67,21 @@ class LocalExecutor:
 
         :meth:`submit` and :meth:`poll` raise :class:`ProxyError` once workers cannot start at all.
         """
+        self._devices, self._task = list(devices), task
+        self._pool = self._new_pool()
+        self._breaks = 0
+        self._free = deque(devices)
+        self._queue: deque[Path] = deque()
+        self._running: dict[Future[None], tuple[Path, str]] = {}
+
+    def _new_pool(self) -> ProcessPool:
         # Spawned, not forked: the parent has threads (torch, the live view) that a fork would copy in an unknown state.
-        self._pool = ProcessPool(
-            max_workers=len(devices),
+        return ProcessPool(
+            max_workers=len(self._devices),
             context=multiprocessing.get_context("spawn"),
             initializer=prepare,
             initargs=(os.getpid(),),
         )
-        self._task = task
-        self._free = deque(devices)
-        self._queue: deque[Path] = deque()
-        self._running: dict[Future[None], tuple[Path, str]] = {}
 
     def submit(self, job: Path) -> None:
         """See :meth:`Executor.submit`."""
@@ -79,17 +90,18 @@ class LocalExecutor:
 
     def poll(self, timeout: float | None = None) -> list[tuple[Path, str | None]]:
         """See :meth:`Executor.poll`."""
-        ended: set[Future[None]] = set()
         end = math.inf if timeout is None else time.monotonic() + timeout
-        while self._running and not ended and (left := end - time.monotonic()) > 0:
+        reports: list[tuple[Path, str | None]] = []
+        while self._running and not reports and (left := end - time.monotonic()) > 0:
             # A bounded wait, so that a signal is answered at once even where a lock would not be interrupted.
             ended, _ = concurrent.futures.wait(self._running, timeout=min(1.0, left), return_when=FIRST_COMPLETED)
-        reports = []
-        for future in ended:
-            job, device = self._running.pop(future)
-            self._free.append(device)
-            reports.append((job, _reason(future)))
-        self._dispatch()
+            for future in ended:
+                if not _broken(future):
+                    job, device = self._running.pop(future)
+                    self._free.append(device)
+                    reports.append((job, _reason(future)))
+                    self._breaks = 0
+            self._dispatch()
         return reports
 
     @property
@@ -107,15 +119,40 @@ class LocalExecutor:
             self._free.append(device)
 
     def _dispatch(self) -> None:
+        if any(_broken(future) for future in self._running):
+            self._renew("a worker died between two jobs")
         while self._free and self._queue:
-            job, device = self._queue.popleft(), self._free.popleft()
+            job, device = self._queue[0], self._free[0]
             try:
-                self._running[self._pool.schedule(call, args=(self._task, str(job), device))] = (job, device)
+                future = self._pool.schedule(call, args=(self._task, str(job), device))
             except RuntimeError as error:  # the pool has given up
-                raise ProxyError(
-                    f"worker processes end before they take a job ({error}). A script of yours must start its search below "
-                    "`if __name__ == '__main__':`, because workers import it. What finished is kept; running again continues"
-                ) from error
+                self._renew(str(error))
+                continue
+            self._queue.popleft()
+            self._free.popleft()
+            self._running[future] = (job, device)
+
+    def _renew(self, reason: str) -> None:
+        """Another pool for one that gave up, as it does when a worker dies that has no job; what ran starts again, blameless.
+
+        Raises:
+            ProxyError: If pools give up again and again, and nothing ends between.
+        """
+        self._breaks += 1
+        if self._breaks > BREAKS:
+            raise ProxyError(
+                f"worker processes end before they take a job ({reason}). A script of yours must start its search below "
+                "`if __name__ == '__main__':`, because workers import it. What finished is kept; running again continues"
+            )
+        log.warning("the pool of workers broke (%s); starting another", reason)
+        self._pool.stop()
+        self._pool.join()
+        for future, (job, device) in self._running.items():
+            if not future.done() or _broken(future):
+                self._queue.appendleft(job)
+                self._free.append(device)
+        self._running = {future: value for future, value in self._running.items() if future.done() and not _broken(future)}
+        self._pool = self._new_pool()
 
     def __enter__(self) -> Self:
         return self
@@ -123,6 +160,11 @@ class LocalExecutor:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.stop()
         self._pool.join()
+
+
+def _broken(future: Future[None]) -> bool:
+    """Whether the pool gave up, which says nothing about the job."""
+    return future.done() and not future.cancelled() and isinstance(future.exception(), BrokenProcessPool)
 
 
 def _reason(future: Future[None]) -> str | None:

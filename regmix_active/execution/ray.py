@@ -123,7 +123,6 @@ class RayExecutor:
             ray.cancel(task.stream, force=True)
             task.cancelled = time.monotonic()
             self._dying.append(task)
-        self._dispatch()
 
     def _dispatch(self) -> None:
         import ray

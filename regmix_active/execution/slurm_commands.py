@@ -44,8 +44,6 @@ _UNREACHABLE = re.compile(
     re.IGNORECASE,
 )
 
-_TOO_MANY = re.compile(r"job array|submit\w* ?limit|accounting/QOS policy", re.IGNORECASE)
-
 # What a word of SLURM's is about, as a key below execution.slurm.
 _KEYS = (
     ("account", r"account|assoc"),

@@ -120,7 +120,7 @@ class Flight:
         Raises:
             ProxyError: If the executor cannot run anything at all.
         """
-        if (results := read_results(job.result_path(self._folder))) is not None:
+        if (results := self._results(job)) is not None:
             return results
         path = job.write(self._folder)
         self._jobs[path], self._tries[path] = job, 1
@@ -143,7 +143,7 @@ class Flight:
 
     def _ended(self, path: Path, error: str | None) -> list[ProxyResult]:
         job = self._jobs[path]
-        results = read_results(job.result_path(self._folder))
+        results = self._results(job)
         self._deadline.ended(path, well=results is not None)
         if results is None:
             error = error or "it ended without a result"
@@ -163,6 +163,10 @@ class Flight:
             results = [ProxyResult(request.slot, {}, failure=f"crashed: {error}") for request in job.requests]
         del self._jobs[path]
         return results
+
+    def _results(self, job: Job) -> list[ProxyResult] | None:
+        """What its result file says of the proxies that were asked for, if it does."""
+        return read_results(job.result_path(self._folder), [request.slot for request in job.requests])
 
     def abandon(self) -> None:
         """Cancel what is in flight."""

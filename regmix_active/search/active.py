@@ -14,7 +14,7 @@ import numpy as np
 from regmix_active.compare.verify import FOUND, Verification, verify
 from regmix_active.config.load import LoadedConfig, load_config
 from regmix_active.config.schema import RunConfig
-from regmix_active.errors import ConfigError, StudyError
+from regmix_active.errors import ConfigError, ProxyError, StudyError
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
 from regmix_active.recommend.simulate import Recommendation, judge, recommend
@@ -23,7 +23,7 @@ from regmix_active.search.loop import SearchLoop
 from regmix_active.search.meanings import command_meaning, runner_meaning, swarm_meaning
 from regmix_active.strategies import Strategy, load_strategy
 from regmix_active.study.imported import ImportedRun
-from regmix_active.study.lock import exclusive, study_lock
+from regmix_active.study.lock import RUN_LOCK, exclusive, study_lock
 from regmix_active.study.meaning import Meaning
 from regmix_active.study.place import Place, absolute_url
 from regmix_active.study.record import StudyRecord
@@ -34,7 +34,6 @@ from regmix_active.surrogate.registry import load_surrogate
 
 if TYPE_CHECKING:
     from regmix_active.execution.ranks import Member
-    from regmix_active.proxy.planning.planner import SwarmPlan
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,6 @@ class ActiveSearch:
         self.observer = observer or Observer()
         self._strategy = strategy or settings.strategy
         self._runner, self._natural, self._facts = runner, natural, facts or {}
-        self._plan: SwarmPlan | None = None
         self._member = member
         self._guard: Callable[[], None] | None = None
 
@@ -133,27 +131,32 @@ class ActiveSearch:
         if self.config.study.storage is not None:  # a wrong one is told before the corpus is read
             Place.parse(self.storage).check_folder()
         strategy, config = self.strategy, self.config.model_copy(update={"search": settings})
-        with self._running(self.folder.jobs) as (runner, meaning):
+        # The locks first: whoever is refused must not have touched what the other one trains with.
+        with self._writing(), self._running(self.folder.jobs) as (runner, meaning):
             target = Target.parse(config.target, runner.loss_names)
-            with self._writing():
-                record = self.open_record(create=True)
-                # The study is in the storage, so it need not say where; and a URL may hold a password.
-                record.claim(meaning, config.model_dump(mode="json", exclude={"study"}), config.target)
-                self.folder.write_config(config)
-                log.info("study %s in %s, budget %d", config.name, public_url(self.storage), settings.budget)
-                SearchLoop(
-                    record,
-                    runner,
-                    strategy,
-                    target,
-                    settings,
-                    config.seed,
-                    common_random_numbers=config.proxy.common_random_numbers,
-                    observer=self.observer,
-                ).run()
+            record = self.open_record(create=True)
+            # The study is in the storage, so it need not say where; and a URL may hold a password.
+            record.claim(meaning, config.model_dump(mode="json", exclude={"study"}), config.target)
+            self.folder.write_config(config)
+            log.info("study %s in %s, budget %d", config.name, public_url(self.storage), settings.budget)
+            loop = SearchLoop(
+                record,
+                runner,
+                strategy,
+                target,
+                settings,
+                config.seed,
+                common_random_numbers=config.proxy.common_random_numbers,
+                observer=self.observer,
+            )
+            try:
+                loop.run()
+            except (KeyboardInterrupt, ProxyError):  # a search that was stopped shows what it has
                 self.folder.write_trials(record)
-                found = self._recommended(record, target, None)
-                self._write(found, record)
+                raise
+            self.folder.write_trials(record)
+            found = self._recommended(record, target, None)
+            self._write(found, record)
         return found
 
     def recommend(self, target: Any = None, top_k: int | None = None) -> Recommendation:
@@ -166,10 +169,11 @@ class ActiveSearch:
         Raises:
             StudyError: If there is no study, or it holds too few finished proxies.
         """
-        record = self.open_record()
-        spec = self.config.target if target is None else target
-        found = self._recommended(record, Target.parse(spec, record.meaning.loss_names), top_k)
+        self.open_record()  # what is not there is told before a folder is made
         with self._writing():
+            record = self.open_record()
+            spec = self.config.target if target is None else target
+            found = self._recommended(record, Target.parse(spec, record.meaning.loss_names), top_k)
             self._write(found, record)
         return found
 
@@ -200,7 +204,7 @@ class ActiveSearch:
             seeds: Fresh seeds per mixture; default ``verify.seeds``.
         """
         mixtures = {FOUND: found.found, "natural": found.natural, "uniform": found.uniform, "best trained": found.best_trained}
-        with self._running(self.folder.jobs / "verify") as (runner, meaning), self._writing():
+        with self._writing(), self._running(self.folder.jobs / "verify") as (runner, meaning):
             record = self.open_record()
             record.check(meaning)
             self.observer.on_stage("verifying")
@@ -297,15 +301,11 @@ class ActiveSearch:
         """The run folder and the study, for this process alone; what happens goes to the folder's log."""
         self.folder.create()
         with (
-            exclusive(self.folder.path / ".lock", str(self.folder.path)),
+            exclusive(self.folder.path / RUN_LOCK, str(self.folder.path)),
             self.folder.logging(),  # before the study, whose repair is told
             study_lock(self.storage, self.config.name) as held,
         ):
             self._guard = held.ensure
-            if self._plan is not None:
-                from regmix_active.proxy.planning.planner import keep
-
-                keep(self.folder.plan, self._plan)
             try:
                 yield
             finally:
@@ -320,5 +320,8 @@ class ActiveSearch:
         from regmix_active.search.runners import ready_to_train
 
         with ready_to_train(self.config, jobs, self.folder.plan, self.observer, self._member) as training:
-            self._plan = training.plan
+            if training.plan is not None:
+                from regmix_active.proxy.planning.planner import keep
+
+                keep(self.folder.plan, training.plan)
             yield training.runner, training.meaning

@@ -90,6 +90,7 @@ class SearchLoop:
             StrategyError: If the strategy proposes something infeasible.
         """
         history = self.record.history(self.target)
+        self._check_runner()
         known = history.values[np.isfinite(history.values)]
         best = float(known.min()) if len(known) else None
         self.observer.on_start(self.record.count(*TRAINED), self.settings.budget, best)
@@ -106,6 +107,24 @@ class SearchLoop:
             while (planned := self._next_round()) is not None:
                 self._train(planned)
 
+    def _check_runner(self) -> None:
+        """Refuse at once what could not be done after the initial design.
+
+        Raises:
+            ConfigError: With the key.
+        """
+        settings = self.settings
+        if settings.pruner != "none" and not isinstance(self.runner, StoppingRunner):
+            raise ConfigError(f"search.pruner: {settings.pruner} needs the swarm's learning curves; this runner has none")
+        if not settings.asynchronous:
+            return
+        if not isinstance(self.runner, StreamingRunner):
+            raise ConfigError("search.asynchronous: this runner trains in rounds only; set it to false")
+        if settings.pruner != "none":
+            raise ConfigError("search.pruner: compares the proxies of rounds; set it to none, or search.asynchronous to false")
+        if settings.replicates > 1:
+            raise ConfigError("search.replicates: belong to one round; set it to 1, or search.asynchronous to false")
+
     def _stream(self, left: list[Round], *, more: bool) -> None:
         """Keep every worker busy: with rounds that a killed search left, then with what is proposed as soon as one is free."""
         if not (left or more):
@@ -113,8 +132,6 @@ class SearchLoop:
         runner = self.runner
         if not isinstance(runner, StreamingRunner):
             raise ConfigError("search.asynchronous: this runner trains in rounds only; set it to false")
-        if self.settings.pruner != "none":
-            raise ConfigError("search.pruner: compares the proxies of rounds; set it to none, or search.asynchronous to false")
         waiting = list(reversed(left))
 
         def propose(most: int) -> list[ProxyRequest]:
@@ -169,8 +186,7 @@ class SearchLoop:
         """
         if self.settings.pruner == "none" or planned.proposer == INITIAL_DESIGN:
             return self.runner
-        if not isinstance(self.runner, StoppingRunner):
-            raise ConfigError(f"search.pruner: {self.settings.pruner} needs the swarm's learning curves; this runner has none")
+        assert isinstance(self.runner, StoppingRunner)
         first = min(request.slot for request in planned.requests)
         finished = [t.user_attrs for t in self.record.trials(TrialState.COMPLETE) if t.user_attrs["slot"] < first]
         weights = dict(zip(self.target.loss_names, self.target.weights.tolist(), strict=True))
@@ -296,9 +312,10 @@ class SearchLoop:
         """End a search that something is wrong with. Only what this process saw counts, so that a mended one may go on."""
         last = self._failures[-FAILURE_WINDOW:]
         if len(last) >= LEAST_JUDGED and sum(last) > self.settings.failure_rate * len(last):
+            hint = "Lower the learning rate if they diverge; n" if reason.startswith("diverged") else "N"
             raise ProxyError(
                 f"{sum(last)} of the last {len(last)} proxies failed (search.failure_rate), the last of them: {reason}. "
-                "Lower proxy.learning_rate if they diverge; nothing that finished is lost, and running again continues"
+                f"{hint}othing that finished is lost, and running again continues"
             )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regmix_active.config.schema import RunConfig
+from regmix_active.errors import ConfigError
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
 from regmix_active.search.meanings import command_meaning, swarm_meaning
@@ -63,6 +64,11 @@ def ready_to_train(
         from regmix_active.proxy.command import CommandRunner, check_command, run_command_job
 
         check_command(config.runner.command)
+        if machines.member is not None or (machines.launch is not None and machines.launch.machines > 1):
+            raise ConfigError(
+                "runner.command: ranks of a launch train the built-in proxies only; start the search without a launcher, on "
+                "several machines by execution.executor: slurm or ray"
+            )
         with open_executor(machines, execution, task=run_command_job, folder=jobs) as executor:
             cwd = Path(config.runner.folder or ".")
             runner = CommandRunner(config.runner, executor, jobs, cwd, execution, len(machines.devices))

@@ -263,6 +263,9 @@ class Fork:
             share = sum(given[name] for name in link.before)
             if share <= NEGLIGIBLE:
                 continue
+            if not link.after and share <= MOST_ON_CHANGED:
+                notes.append(f"left out {100 * share:.2g} % on '{link.name}', which is gone")
+                continue
             if not link.after:
                 return Refusal(run.name, f"spent {{share}} on '{link.name}', which is gone", share)
             if link.changed and share > MOST_ON_CHANGED:

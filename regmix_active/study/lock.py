@@ -21,6 +21,9 @@ from regmix_active.errors import StudyBusyError
 from regmix_active.study.durable import fault_of
 from regmix_active.study.place import Place
 
+RUN_LOCK = ".lock"
+"""Name of a run folder's lock, in it."""
+
 
 class Held(Protocol):
     """A lock that this process holds."""
@@ -98,6 +101,18 @@ def exclusive(file: Path, what: str) -> Iterator[Held]:
         yield held
     finally:
         held.release()
+
+
+def refuse_if_busy(folder: Path) -> None:
+    """Refuse a run folder that another process writes, without taking it.
+
+    Raises:
+        StudyBusyError: If there is one.
+    """
+    lock = folder / RUN_LOCK
+    if lock.exists():
+        with exclusive(lock, str(folder)):
+            pass
 
 
 @contextmanager

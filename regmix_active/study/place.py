@@ -18,7 +18,7 @@ FORMS = "write sqlite:///path/to/study.db, journal:///path/to/study.journal or p
 
 MASK = "***"
 
-_SECRET = re.compile(r"pass(word|wd)?$|secret|token", re.IGNORECASE)
+_SECRET = re.compile(r"pass(word|wd|phrase)?$|secret|token", re.IGNORECASE)
 """Query parameters whose values are hidden; `passfile` names a file only."""
 
 
@@ -42,7 +42,7 @@ class Place:
         shown = public_url(text)
         try:
             url = make_url(text)
-        except ArgumentError:
+        except (ArgumentError, ValueError):  # a port that is no number
             raise ConfigError(f"storage {shown!r}: not a database URL; {FORMS}") from None
         kind, _, driver = url.drivername.partition("+")
         if kind == "postgresql":
@@ -85,7 +85,7 @@ def public_url(url: str) -> str:
     """The URL with its passwords masked, also if it is not a valid one."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number
         return _masked_text(url)
     if parsed.username is not None and url.count("@") > 1:  # an unescaped @: half of the password reads as the host
         return _masked_text(url)
@@ -102,7 +102,7 @@ def absolute_url(url: str) -> str:
     """The URL of an SQLite or journal file with an absolute path, so that later commands find it from another folder."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number
         return url
     if parsed.drivername not in ("sqlite", "sqlite+pysqlite", "journal") or parsed.database in (None, "", ":memory:"):
         return url
@@ -112,7 +112,7 @@ def absolute_url(url: str) -> str:
 def _shown_whole(url: str) -> str:
     try:
         return make_url(url).render_as_string(hide_password=False)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number
         return url
 
 
@@ -121,6 +121,6 @@ def _masked_text(url: str) -> str:
     start, slashes, rest = url.partition("//")
     user, at, after = rest.rpartition("@")
     name, colon, _ = user.partition(":")
-    if not slashes:
-        return re.sub(r":.*@", f":{MASK}@", url)
+    if not slashes:  # perhaps the form of libpq, host=… password=…
+        return re.sub(r"(pass\w*\s*=\s*)('[^']*'|\S+)", rf"\1{MASK}", re.sub(r":.*@", f":{MASK}@", url), flags=re.IGNORECASE)
     return f"{start}//{name}:{MASK}@{after}" if at and colon else url

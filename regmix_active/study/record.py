@@ -45,6 +45,7 @@ from regmix_active.study.estimate import estimated_losses
 from regmix_active.study.history import History
 from regmix_active.study.imported import ImportedRun
 from regmix_active.study.meaning import Meaning
+from regmix_active.study.soundness import REMEDY, check_header, check_trial
 from regmix_active.study.target import Target
 
 PREFIX = "w/"
@@ -74,14 +75,19 @@ class StudyRecord:
         """
         self.study = study
         self._durable = Durable(f"study {study.study_name!r}", guard)
+        self._sound: set[tuple[int, TrialState]] = set()
         # Written once when the study is claimed, so it is read once: every look at a study's attributes is a query.
         self._header: dict[str, Any] | None = self._attributes().get("regmix_active")
         if self._header is None and self._trials():
             raise StudyError(
                 f"study {study.study_name!r} holds trials of another program; give this search another name or storage"
             )
-        if self._header is not None and self._header.get("format", math.inf) > FORMAT:
+        if self._header is None:
+            return
+        written = self._header.get("format", math.inf) if isinstance(self._header, dict) else None
+        if isinstance(written, int | float) and written > FORMAT:
             raise StudyError(f"study {study.study_name!r} was written by a newer regmix-active; upgrade to read it")
+        check_header(study.study_name, self._header)
 
     @property
     def is_new(self) -> bool:
@@ -105,7 +111,8 @@ class StudyRecord:
     @property
     def config(self) -> dict[str, Any]:
         """The resolved configuration that wrote the study last."""
-        return dict(self._attributes().get("config", {}))
+        config = self._attributes().get("config", {})
+        return dict(config) if isinstance(config, Mapping) else {}
 
     @property
     def value_target(self) -> Any:
@@ -360,7 +367,25 @@ class StudyRecord:
         return len(self.trials(*states))
 
     def _trials(self) -> list[FrozenTrial]:
-        return self._durable.read(lambda: self.study.get_trials(deepcopy=False))
+        """All trials. Ours are examined, each once in every state.
+
+        Raises:
+            StudyError: If one was changed behind our back.
+        """
+        try:
+            trials = self._durable.read(lambda: self.study.get_trials(deepcopy=False))
+        except (ValueError, AssertionError, KeyError) as error:  # Optuna's, of rows that it has not written
+            name = self.study.study_name
+            raise StudyError(f"study {name!r}: a trial cannot be read ({type(error).__name__}: {error}); {REMEDY}") from None
+        if self._header is not None:
+            meaning = self.meaning
+            for trial in trials:
+                if (known := (trial.number, trial.state)) not in self._sound:
+                    check_trial(self.study.study_name, trial, meaning, PREFIX)
+                    if trial.user_attrs.get("slot", -1) >= 0:
+                        self.request(trial)
+                    self._sound.add(known)
+        return trials
 
     def _attributes(self) -> dict[str, Any]:
         return self._durable.read(lambda: self.study.user_attrs)

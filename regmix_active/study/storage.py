@@ -60,7 +60,7 @@ def _study(storage: BaseStorage, url: str, name: str, create: bool) -> optuna.St
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+        names = optuna.get_all_study_names(storage)
         if name not in names and not create:
             hint = f"it holds: {', '.join(sorted(names))}" if names else "it is empty"
             raise StudyError(f"no study {name!r} in {public_url(url)} ({hint}); start one with `regmix-active run`")

@@ -1,4 +1,4 @@
-"""Names that mean harm, and run folders that were changed: one message with the place, nothing executed, nothing written elsewhere."""
+"""Names that mean harm, and run folders that were changed: one message with the place; nothing is executed or written elsewhere."""
 
 from __future__ import annotations
 

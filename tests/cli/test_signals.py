@@ -136,7 +136,6 @@ def test_sigterm_is_over_in_time_in_the_midst_of_a_product(start: Start) -> None
     assert ended(process, 3) == (TERMINATED, "")
 
 
-@pytest.mark.xfail(strict=True, reason="the handler runs once Python does, and then only once")
 def test_ctrl_c_twice_in_the_midst_of_a_product_ends_it_at_once(start: Start) -> None:
     process = start(SLOW, "product()")
     for _ in range(2):

@@ -160,3 +160,16 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_devices() == ["cuda:0", "cuda:1"]
     assert local_devices(3) == ["cuda:0", "cuda:1", "cuda:0"]
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+def test_an_idle_worker_that_dies_costs_nothing(job: Callable[[str, str], Path]) -> None:
+    """As the kernel may do to one for want of memory, while the driver fits its surrogate."""
+    act = importlib.import_module("execution_tasks").act
+    with LocalExecutor(act, ["cpu", "cpu"]) as executor:
+        for turn in range(5):  # more often than pools may break without any job in between
+            for name in ("a", "b", "c"):
+                executor.submit(job(f"{name}{turn}", "note"))
+            reports = collect(executor, 3)
+            assert reports == dict.fromkeys([f"{name}{turn}" for name in ("a", "b", "c")])
+            os.kill(worker_of(job(f"c{turn}", "note")), signal.SIGKILL)
+            time.sleep(0.3)

@@ -137,7 +137,7 @@ def test_search_ends_when_everything_fails(config: Config, runner: FunctionRunne
         return dict(runner._losses(weights))
 
     search = ActiveSearch(config(), out=out, runner=FunctionRunner(runner.domains, losses))
-    with pytest.raises(ProxyError, match=r"\d of the last 5 proxies failed .*diverged: loss nan.*learning_rate"):
+    with pytest.raises(ProxyError, match=r"\d of the last 5 proxies failed .*diverged: loss nan.*learning rate"):
         search.run()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 
 import psutil
 import torch
+from pydantic import TypeAdapter
 
 from regmix_active.atomic import write_atomically
 from regmix_active.config.execution import ExecutionConfig
@@ -76,8 +78,15 @@ class SwarmPlan:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SwarmPlan:
-        """The inverse of :meth:`to_json`."""
-        return cls(**{**data, "training": TrainingPlan(**data["training"]), "reasons": tuple(data["reasons"])})
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            ValueError: If it is something else.
+        """
+        found = TypeAdapter(cls).validate_python(data)
+        if found.stack < 1 or found.workers < 1 or not 0 <= found.tokens_per_second < math.inf:
+            raise ValueError("a plan has at least one worker and one proxy")
+        return found
 
 
 def plan_swarm(
@@ -279,13 +288,21 @@ def kept_plan(place: Path, key: str) -> SwarmPlan | None:
     """The plan of that key in a file of :func:`keep`, if it is there."""
     try:
         return SwarmPlan.from_json(_plans(place)[key])
-    except (KeyError, TypeError):
+    except KeyError:
+        return None
+    except ValueError as error:
+        log.warning("%s: the plan %s is not used (%s); planning again", place, key, str(error).splitlines()[0])
         return None
 
 
 def _plans(place: Path) -> dict[str, Any]:
     try:
         plans = json.loads(place.read_text(encoding="utf-8"))["plans"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if not isinstance(plans, dict):
+            raise TypeError("plans are kept by key")
+    except FileNotFoundError:
         return {}
-    return plans if isinstance(plans, dict) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        log.warning("%s: not a file of plans (%s); planning again", place, type(error).__name__)
+        return {}
+    return plans

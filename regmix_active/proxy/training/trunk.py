@@ -12,18 +12,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regmix_active.atomic import write_atomically
 from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest
 from regmix_active.proxy.blocks import TokenSource
 from regmix_active.proxy.planning.plan import DEFAULT_PLAN, TrainingPlan
+from regmix_active.proxy.training.checkpoint import Checkpoint, Checkpoints
 
 DATA_SEED = 7
 """Seed of a trunk's blocks, beside its initial weights' own."""
@@ -72,13 +71,15 @@ def _trunk(
     plan: TrainingPlan,
 ) -> tuple[Tensor, Tensor]:
     meaning = [fingerprint, config.model_dump(), weights.tolist(), seed, plan.mixed_precision]
-    path = folder / f"trunk-{hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]}.safetensors"
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+    # Kept like a checkpoint, whose hashes notice damage: every proxy starts from it.
+    kept = Checkpoints(folder / f"trunk-{digest[:16]}", digest, 0)
     # Workers that need the same trunk wait for the first of them.
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            write_atomically(path, safetensors.torch.save(_train(store, config, weights, seed, device, plan)))
-        found = safetensors.torch.load_file(path)
-    return found["matrices"], found["gains"]
+    with FileLock(folder / f"trunk-{digest[:16]}.lock"):
+        if (found := kept.load()) is None:
+            found = Checkpoint(_train(store, config, weights, seed, device, plan), {})
+            kept.save(lambda: found)
+    return found.tensors["matrices"], found.tensors["gains"]
 
 
 def _train(
