@@ -1,7 +1,7 @@
 # Two commands do everything on a machine with only Python 3.11+ and make:
 #   make run    install into .venv, then find a mixture on the embedded corpus (BUDGET=64 proxies)
 #   make test   install, then lint, types and tests
-# And for those who doubt that a search survives anything (half an hour; ARGS="--list" shows the cases):
+# And for those who doubt that a search survives anything (about an hour; ARGS="--list" shows the cases):
 #   make torture
 PYTHON ?= python3
 BUDGET ?= 64

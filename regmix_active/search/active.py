@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -299,17 +300,22 @@ class ActiveSearch:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         """The run folder and the study, for this process alone; what happens goes to the folder's log."""
+        new = not self.folder.path.exists()
         self.folder.create()
-        with (
-            exclusive(self.folder.path / RUN_LOCK, str(self.folder.path)),
-            self.folder.logging(),  # before the study, whose repair is told
-            study_lock(self.storage, self.config.name) as held,
-        ):
-            self._guard = held.ensure
-            try:
+        try:
+            with (
+                exclusive(self.folder.path / RUN_LOCK, str(self.folder.path)),
+                self.folder.logging(),  # before the study, whose repair is told
+                study_lock(self.storage, self.config.name) as held,
+            ):
+                self._guard = held.ensure
                 yield
-            finally:
-                self._guard = None
+        except BaseException:
+            if new and not self.folder.config.exists():  # nothing was begun, so nothing is left
+                shutil.rmtree(self.folder.path, ignore_errors=True)
+            raise
+        finally:
+            self._guard = None
 
     @contextlib.contextmanager
     def _running(self, jobs: Path) -> Iterator[tuple[ProxyRunner, Meaning]]:

@@ -134,7 +134,7 @@ def test_writes_while_the_server_restarts_all_the_time(server: Server, url: str)
             for slot in range(6):
                 record.finish(result(slot))
                 time.sleep(0.1)
-    assert len(times) >= 2
+    assert times, "the server was never away"
     trials = opened(url).study.get_trials()
     assert [t.user_attrs["slot"] for t in trials] == list(range(6))
     assert [t.value for t in trials] == pytest.approx([slot + 1 / 7 for slot in range(6)])
