@@ -6,6 +6,7 @@ At proxy size a thread pool inside torch gains nothing, and one process per core
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import logging
 import math
 import multiprocessing
@@ -25,6 +26,8 @@ from regmix_active.errors import ProxyError
 from regmix_active.execution.worker import call, prepare
 
 log = logging.getLogger(__name__)
+
+PARTING_SECONDS = 5.0
 
 BREAKS = 3
 """Pools that may give up one after the other before any job ends."""
@@ -159,7 +162,9 @@ class LocalExecutor:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self._pool.stop()
-        self._pool.join()
+        # Workers end with their driver; one that is just starting must not hold it up.
+        with contextlib.suppress(concurrent.futures.TimeoutError, TimeoutError):
+            self._pool.join(PARTING_SECONDS)
 
 
 def _broken(future: Future[None]) -> bool:
