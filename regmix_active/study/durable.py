@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from regmix_active.errors import StudyError
+from regmix_active.interrupts import held_back
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +203,8 @@ class Durable:
         end, pause, first = time.monotonic() + self._seconds, 0.1, True
         while True:
             try:
-                return once(first)
+                with held_back():  # an interrupted transaction may keep the database locked against this very process
+                    return once(first)
             except (StorageError, StorageInternalError, SQLAlchemyError, OSError) as error:
                 fault = fault_of(error, self._where)
                 if fault is None:

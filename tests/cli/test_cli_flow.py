@@ -115,7 +115,7 @@ def test_signals_stop_the_run_and_say_how_to_continue(
     while completed(out) < 2 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(stop)
-    shown, errors = process.communicate(timeout=90)
+    shown, errors = process.communicate(timeout=30)
     assert process.returncode == code, errors
     assert "Continue with the same command" in shown
     assert "Traceback" not in errors
