@@ -23,9 +23,9 @@ def command(run: Path, storage: str | None) -> None:
 
     from regmix_active.report.console import shares_text
     from regmix_active.search.active import ActiveSearch
-    from regmix_active.study.record import duration
     from regmix_active.study.storage import public_url
     from regmix_active.study.target import Target
+    from regmix_active.study.trials import duration
 
     loaded = load_run(run, {"study.storage": storage})
     search = ActiveSearch(loaded, out=run)

@@ -13,8 +13,8 @@ from regmix_active.errors import ConfigError, StudyError
 from regmix_active.mixture.space import TOLERANCE, Mixtures, MixtureSpace
 from regmix_active.optuna.trial import LOSSES
 from regmix_active.study.history import History
-from regmix_active.study.record import PREFIX
 from regmix_active.study.target import Target
+from regmix_active.study.trials import PREFIX
 
 log = logging.getLogger(__name__)
 

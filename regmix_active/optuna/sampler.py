@@ -26,7 +26,7 @@ from regmix_active.mixture.initial import BLOCK, INITIAL_DESIGNS
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.optuna.claim import claim
 from regmix_active.optuna.reader import PROPOSED, TrialReader
-from regmix_active.study.record import PREFIX
+from regmix_active.study.trials import PREFIX
 
 if TYPE_CHECKING:
     from regmix_active.strategies import Strategy

@@ -8,7 +8,7 @@ from optuna.trial import BaseTrial
 
 from regmix_active.errors import ConfigError, StudyError
 from regmix_active.mixture.space import TOLERANCE, MixtureSpace
-from regmix_active.study.record import PREFIX
+from regmix_active.study.trials import PREFIX
 
 LOSSES = "losses"
 """User attribute that holds a trial's losses by name."""

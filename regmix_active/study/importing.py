@@ -23,10 +23,11 @@ from regmix_active.errors import ConfigError, StudyError
 from regmix_active.study.imported import ImportedRun, Intake, Refusal
 from regmix_active.study.meaning import Meaning
 from regmix_active.study.place import Place, absolute_url, public_url
-from regmix_active.study.record import PREFIX, StudyRecord
+from regmix_active.study.record import StudyRecord
 from regmix_active.study.run_csv import SUM_TOLERANCE, some
 from regmix_active.study.storage import default_storage, open_storage, open_study
 from regmix_active.study.table import RunTable, read_table
+from regmix_active.study.trials import PREFIX
 
 MOST_NATS = 100.0
 """A loss above this, or below zero, is not one in nats per token."""

@@ -1,29 +1,10 @@
 """The record of a search: trials planned before they train, results written as they come, history read back as arrays.
 
-A trial is one mixture. Its parameters ``w/<domain>`` are the weights (so that every Optuna tool works on them), its value is the
-target that the study was started with, and its user attributes hold all losses, seeds and times:
-
-========================  ====================================================================
-``slot``, ``round``       position in the study and the round that proposed it; slots of imported runs are negative
-``key``                   hash of slot, weights, seeds and of what the study's runs have in common
-``round_size``            how many mixtures its round planned
-``alone``                 whether the round is one job beside others, of an asynchronous search
-``proposer``              strategy, or ``initial design``
-``init_seed``             seed of the initial weights
-``data_seed``             seed of the order of domains and blocks
-``losses``                nats per token by domain
-``bits_per_byte``         the same in bits per byte
-``tokens``, ``seconds``   training tokens and seconds of its proxy
-``curve``                 losses on the way, by training tokens; the target of each is an intermediate value of the trial
-``failure``               why a failed proxy has no losses
-``diverged``              whether that was the mixture's own doing
-``source``                where an imported run is from
-========================  ====================================================================
+What a trial holds is told in :mod:`regmix_active.study.trials`.
 """
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import math
@@ -33,9 +14,8 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from regmix_active.errors import StudyError, StudyMismatchError
 from regmix_active.mixture.space import MixtureSpace
@@ -47,9 +27,7 @@ from regmix_active.study.imported import ImportedRun
 from regmix_active.study.meaning import Meaning
 from regmix_active.study.soundness import REMEDY, check_header, check_trial
 from regmix_active.study.target import Target
-
-PREFIX = "w/"
-"""Parameter name of a weight: this, then the domain."""
+from regmix_active.study.trials import PREFIX, imported_trial, plain, planned_trial
 
 FORMAT = 1
 """Version of what is written here; a study of a newer version is refused."""
@@ -156,23 +134,12 @@ class StudyRecord:
     ) -> None:
         """Write proxies as RUNNING trials, before any of them trains; each in one transaction, known slots are left alone."""
         known = {trial.user_attrs.get("slot") for trial in self._trials()}
-        names = [PREFIX + domain for domain in self.meaning.domains]
-        distributions: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in names}
+        meaning = self.meaning
         for request in requests:
             if request.slot in known:
                 continue
-            attributes = {
-                "slot": request.slot,
-                "round": round_index,
-                "round_size": round_size,
-                "proposer": proposer,
-                "init_seed": request.init_seed,
-                "data_seed": request.data_seed,
-                "key": self.key(request),
-                **({"alone": True} if alone else {}),
-            }
-            weights = dict(zip(names, request.weights.tolist(), strict=True))
-            self._add(create_trial(state=TrialState.RUNNING, params=weights, distributions=distributions, user_attrs=attributes))
+            details = {"round": round_index, "round_size": round_size, "proposer": proposer, "key": self.key(request)}
+            self._add(planned_trial(meaning, request, {**details, **({"alone": True} if alone else {})}))
 
     def key(self, request: ProxyRequest) -> str:
         """Hash of everything that a proxy's losses depend on: its slot, weights and seeds, the data and the proxy's shape."""
@@ -191,37 +158,12 @@ class StudyRecord:
             How many were added.
         """
         there = {trial.user_attrs["key"] for trial in self.imported()}
-        target = Target.parse(self.value_target, self.meaning.loss_names)
-        names = [PREFIX + domain for domain in self.meaning.domains]
-        distributions: dict[str, BaseDistribution] = {name: FloatDistribution(0.0, 1.0) for name in names}
-        added = 0
+        meaning, target, before = self.meaning, Target.parse(self.value_target, self.meaning.loss_names), len(there)
         for run in runs:
-            key = run.key
-            if key in there:
-                continue
-            there.add(key)
-            added += 1
-            losses = {name: float(loss) for name, loss in run.losses.items() if math.isfinite(loss)}
-            attributes = {
-                "slot": -len(there),
-                "key": key,
-                "source": source,
-                "run": run.name,
-                "notes": list(run.notes),
-                "losses": losses,
-            }
-            value = float(target(np.array([[losses.get(name, math.nan) for name in self.meaning.loss_names]]))[0])
-            self._add(
-                create_trial(
-                    # Without all that the target weighs there is no value, and Optuna completes no trial without one.
-                    state=TrialState.COMPLETE if math.isfinite(value) else TrialState.FAIL,
-                    value=value if math.isfinite(value) else None,
-                    params=dict(zip(names, run.weights.tolist(), strict=True)),
-                    distributions=distributions,
-                    user_attrs=attributes,
-                )
-            )
-        return added
+            if run.key not in there:
+                there.add(run.key)
+                self._add(imported_trial(meaning, run, -len(there), source, target))
+        return len(there) - before
 
     def covered(self) -> int:
         """Imported runs that stand for an initial design: those that know every loss, and those that used every domain."""
@@ -275,7 +217,7 @@ class StudyRecord:
             return failure
         target = Target.parse(self.value_target, self.meaning.loss_names)
         for key in ("bits_per_byte", "shares", "tokens", "seconds", *["curve"] * bool(result.curve), "losses"):
-            storage.set_trial_user_attr(trial_id, key, _plain(getattr(result, key)))
+            storage.set_trial_user_attr(trial_id, key, plain(getattr(result, key)))
         for tokens, losses in sorted(result.curve.items(), key=lambda point: int(point[0])):
             storage.set_trial_intermediate_value(trial_id, int(tokens), self._value(target, losses))
         if result.stopped:
@@ -401,18 +343,3 @@ class StudyRecord:
 
 def _curves(trials: Sequence[FrozenTrial]) -> list[Mapping[str, Mapping[str, float]]]:
     return [trial.user_attrs.get("curve", {}) for trial in trials]
-
-
-def _plain(value: Any) -> Any:
-    """JSON knows no numpy or torch scalars, which a runner of the user's may well return."""
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    return float(value) if isinstance(value, np.floating) or hasattr(value, "item") else value
-
-
-def duration(trials: Sequence[FrozenTrial]) -> datetime.timedelta:
-    """Time from the first planned trial to the last finished one."""
-    starts = [t.datetime_start for t in trials if t.datetime_start]
-    ends = [t.datetime_complete for t in trials if t.datetime_complete]
-    # Clocks may have been set in between.
-    return max(max(ends) - min(starts), datetime.timedelta()) if starts and ends else datetime.timedelta()

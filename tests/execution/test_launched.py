@@ -58,16 +58,6 @@ def store(tiny: Path, cache: Path) -> TokenStore:
     return build_store(load_config(tiny).config.corpus, cache_dir=cache)
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[[str, str], Path]:
-    def write(name: str, text: str) -> Path:
-        path = tmp_path / f"{name}.job"
-        path.write_text(text)
-        return path
-
-    return write
-
-
 def command(ranks: int, board: Path, task: str = "execution_tasks:act") -> LaunchCommand:
     return launch_command(launch_of(["cpu"] * ranks), board, "--task", task)
 

@@ -50,16 +50,6 @@ def executor(act: Callable[[str, str], None]) -> Iterator[RayExecutor]:
     assert not ray.is_initialized()
 
 
-@pytest.fixture
-def job(tmp_path: Path) -> Callable[[str, str], Path]:
-    def write(name: str, text: str) -> Path:
-        path = tmp_path / f"{name}.job"
-        path.write_text(text)
-        return path
-
-    return write
-
-
 def wait_for(happened: Callable[[], bool], seconds: float = 15.0) -> bool:
     end = time.monotonic() + seconds
     while not happened() and time.monotonic() < end:

@@ -12,22 +12,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from regmix_active.errors import StudyError
-from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.study.durable import Cause, Durable, StorageError, fault_of
 from regmix_active.study.lock import study_lock
-from regmix_active.study.meaning import Meaning
 from regmix_active.study.record import StudyRecord
 from regmix_active.study.storage import open_storage, open_study
+from tests.study.on_disk import fill, opened
 
-DOMAINS = ("books", "code")
-MEANING = Meaning(DOMAINS, (0.5, 0.5), DOMAINS, {})
 SCHEMES = pytest.mark.parametrize("scheme", ["sqlite", "journal"])
 
 
@@ -56,20 +52,6 @@ def full(disk: Path) -> Iterator[None]:
         yield
     finally:
         filler.unlink()
-
-
-def opened(url: str) -> StudyRecord:
-    record = StudyRecord(open_study(open_storage(url), url, "s", create=True))
-    record.claim(MEANING, {}, "mean")
-    return record
-
-
-def fill(record: StudyRecord, first: int, last: int) -> None:
-    """Plan and finish slots."""
-    requests = [ProxyRequest(slot, np.array([0.25, 0.75]), 1, 2) for slot in range(first, last)]
-    record.plan(requests, 0, last, "initial design")
-    for slot in range(first, last):
-        record.finish(ProxyResult(slot, dict.fromkeys(DOMAINS, float(slot))))
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 import pytest
 from optuna.storages import JournalStorage
@@ -21,31 +20,17 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from regmix_active.errors import StudyBusyError, StudyError
-from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.study.durable import StorageError
 from regmix_active.study.journal import MarkedLock, examine, repair
 from regmix_active.study.lock import study_lock
-from regmix_active.study.meaning import Meaning
 from regmix_active.study.record import StudyRecord
 from regmix_active.study.storage import open_storage, open_study
-
-DOMAINS = ("books", "code")
-MEANING = Meaning(DOMAINS, (0.5, 0.5), DOMAINS, {})
+from tests.study.on_disk import MEANING, fill
+from tests.study.on_disk import opened as opened_at
 
 
 def opened(file: Path) -> StudyRecord:
-    url = f"journal:///{file}"
-    record = StudyRecord(open_study(open_storage(url), url, "s", create=True))
-    record.claim(MEANING, {}, "mean")
-    return record
-
-
-def fill(record: StudyRecord, first: int, last: int) -> None:
-    """Plan and finish slots."""
-    requests = [ProxyRequest(slot, np.array([0.25, 0.75]), 1, 2) for slot in range(first, last)]
-    record.plan(requests, 0, last, "initial design")
-    for slot in range(first, last):
-        record.finish(ProxyResult(slot, dict.fromkeys(DOMAINS, float(slot))))
+    return opened_at(f"journal:///{file}")
 
 
 def values(record: StudyRecord) -> list[float | None]:

@@ -20,8 +20,9 @@ from regmix_active.errors import StudyBusyError, StudyError, StudyMismatchError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.study.imported import ImportedRun
 from regmix_active.study.meaning import Meaning
-from regmix_active.study.record import StudyRecord, duration
+from regmix_active.study.record import StudyRecord
 from regmix_active.study.target import Target
+from regmix_active.study.trials import duration
 
 DOMAINS = ("books", "code", "日本 1")
 QUICK = settings(max_examples=15, derandomize=True, deadline=None)
