@@ -18,12 +18,20 @@ from regmix_active.surrogate.gaussian_process import GaussianProcess
 
 from .candidates import climb, structured_pool, untaken
 
+LEAST_RUNS = 8
+
 
 class Strategy(ABC):
     """Proposes the next mixtures. Never trains anything, never touches the study."""
 
     name: ClassVar[str]
     """Set by :func:`regmix_active.strategies.strategy`; what ``--strategy`` calls it."""
+
+    @property
+    def least_runs(self) -> int:
+        """Finished proxies without which it is not asked; random ones are trained until then, should the initial ones fail."""
+        surrogate = getattr(self, "surrogate", None)
+        return max(LEAST_RUNS, surrogate.minimum_runs) if isinstance(surrogate, Surrogate) else LEAST_RUNS
 
     @abstractmethod
     def propose(self, history: History, pending: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:

@@ -90,9 +90,10 @@ def main() -> NoReturn:
         click.echo(str(error), err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in DISK:
+        if error.errno not in DISK and error.filename is None:  # no fault of the user's that we could name
             raise
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
         where = error.filename or "a file of the run"
-        click.echo(f"{where}: {error.strerror}; make room, then give the same command again. Nothing recorded is lost.", err=True)
+        remedy = "make room" if error.errno in DISK else "move it away, or make it readable and writable"
+        click.echo(f"{where}: {error.strerror}; {remedy}, then give the same command again. Nothing recorded is lost.", err=True)
         sys.exit(1)

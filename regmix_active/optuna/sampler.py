@@ -202,10 +202,10 @@ class MixtureSampler(BaseSampler):
         if number < self.initial:
             return self._designed(number)
         history, strategy = self._reader.history(trials), self._load()
-        if len(history) < _least_runs(strategy):
+        if len(history) < strategy.least_runs:
             return self._designed(number)
         seen = (~np.isnan(history.losses)).sum(axis=0)
-        if seen.min() < _least_runs(strategy):
+        if seen.min() < strategy.least_runs:
             raise StudyError(
                 f"loss {history.target.loss_names[int(seen.argmin())]!r} was recorded by {seen.min()} of {len(history)} trials; "
                 "record the same losses in every trial, or name those that matter: MixtureSampler(target={...})"
@@ -285,11 +285,3 @@ def _others(study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
 
 def _is_in(mixture: NDArray[np.float64], mixtures: Mixtures) -> bool:
     return bool((np.abs(mixtures - mixture).max(axis=1) < RESOLUTION).any())
-
-
-def _least_runs(strategy: Strategy) -> int:
-    from regmix_active.search.loop import LEAST_RUNS
-    from regmix_active.surrogate.base import Surrogate
-
-    surrogate = getattr(strategy, "surrogate", None)
-    return max(LEAST_RUNS, surrogate.minimum_runs) if isinstance(surrogate, Surrogate) else LEAST_RUNS

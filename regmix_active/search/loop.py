@@ -25,7 +25,6 @@ from regmix_active.strategies import Strategy
 from regmix_active.study.history import History
 from regmix_active.study.record import StudyRecord
 from regmix_active.study.target import Target
-from regmix_active.surrogate.base import Surrogate
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +34,6 @@ TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 FAILURE_WINDOW, LEAST_JUDGED = 20, 5
 """Results by which a search is judged that most proxies fail, and how many there must be."""
-
-LEAST_RUNS = 8
-"""Finished proxies without which no surrogate is asked; more random ones are trained first, should the initial ones fail."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +237,7 @@ class SearchLoop:
             alone: It is one job beside others, which go on.
         """
         history = self.record.history(self.target).before(first)
-        if first < self._initial or history.known < self._least_runs:
+        if first < self._initial or history.known < self.strategy.least_runs:
             proposer = INITIAL_DESIGN
             mixtures = self._initial_design(history.space, first, size)
         else:
@@ -261,11 +257,6 @@ class SearchLoop:
         trials = self.record.rounds()[index]
         finished = frozenset(trial.user_attrs["slot"] for trial in trials if trial.state.is_finished())
         return Round(index, [self.record.request(trial) for trial in trials], finished, trials[-1].user_attrs["proposer"])
-
-    @property
-    def _least_runs(self) -> int:
-        surrogate = getattr(self.strategy, "surrogate", None)
-        return max(LEAST_RUNS, surrogate.minimum_runs) if isinstance(surrogate, Surrogate) else LEAST_RUNS
 
     def _proposed(self, history: History, pending: Mixtures, size: int, rng: np.random.Generator) -> Mixtures:
         """The strategy's answer, checked.

@@ -18,11 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regmix_active.errors import ConfigError, StudyMismatchError
-from regmix_active.study.imported import ImportedRun, Intake, Refusal
+from regmix_active.study.imported import NEGLIGIBLE, ImportedRun, Intake, Refusal
 from regmix_active.study.meaning import Meaning
-
-NEGLIGIBLE = 1e-6
-"""A weight up to this is none."""
 
 MOST_ON_CHANGED = 0.01
 """A run may have spent so much on a domain whose text has changed."""

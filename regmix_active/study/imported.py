@@ -15,6 +15,10 @@ KEY_DECIMALS = 9
 """Runs are the same if they agree to so many decimals: a file that went through another program has other last digits."""
 
 
+NEGLIGIBLE = 1e-6
+"""A weight up to this is none."""
+
+
 @dataclass(frozen=True, eq=False)
 class ImportedRun:
     """A finished run of someone else.

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import URL
 
 from regmix_active.errors import ConfigError, StudyError
-from regmix_active.study.imported import ImportedRun, Intake, Refusal
+from regmix_active.study.imported import NEGLIGIBLE, ImportedRun, Intake, Refusal
 from regmix_active.study.meaning import Meaning
 from regmix_active.study.place import Place, absolute_url, public_url
 from regmix_active.study.record import StudyRecord
@@ -31,9 +31,6 @@ from regmix_active.study.trials import PREFIX
 
 MOST_NATS = 100.0
 """A loss above this, or below zero, is not one in nats per token."""
-
-NEGLIGIBLE = 1e-6
-"""A weight up to this is none."""
 
 VALUE = "value"
 """What the loss of someone's study is called that keeps nothing but Optuna's value."""

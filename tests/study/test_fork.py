@@ -55,6 +55,15 @@ def test_a_domain_that_is_gone_takes_its_runs_with_it() -> None:
     assert intake.notes == ("gone: 'talk'",)
 
 
+def test_a_little_on_a_domain_that_is_gone_is_left_out_and_said() -> None:
+    new = meaning({"books": 600, "code": 300})
+    intake = carry(new, run("0", 0.248, 0.744, 0.008), run("1", 0.245, 0.744, 0.011))
+    (kept,) = intake.runs
+    np.testing.assert_allclose(kept.weights, [0.25, 0.75])
+    assert kept.notes == ("left out 0.8 % on 'talk', which is gone",)
+    assert describe_refusals(intake.refused) == ["1 run: spent 1.1 % on 'talk', which is gone (1)"]
+
+
 def test_a_domain_that_is_only_scored_now_keeps_its_loss() -> None:
     new = meaning({"books": 600, "code": 300}, ("talk",), {"corpus.tokens.talk": 100})
     intake = carry(new, run("0", 0.4, 0.6, 0.0))
