@@ -93,7 +93,7 @@ def main() -> NoReturn:
         if error.errno not in DISK and error.filename is None:  # no fault of the user's that we could name
             raise
         click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        where = error.filename or "a file of the run"
+        where = error.filename2 or error.filename or "a file of the run"  # the second is what a temporary file was to become
         remedy = "make room" if error.errno in DISK else "move it away, or make it readable and writable"
         click.echo(f"{where}: {error.strerror}; {remedy}, then give the same command again. Nothing recorded is lost.", err=True)
         sys.exit(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,33 @@ def _attend_if_told(boards: Sequence[Path], execution: ExecutionConfig) -> None:
         for board in boards:
             attend(partial(launch_command, launch), board)
         raise click.exceptions.Exit(0)
+
+
+class _Troubles(logging.Handler):
+    """Passes on what an engine or a storage is in trouble with, once: else a search that waits for it seems to hang."""
+
+    sources = ("regmix_active.execution", "regmix_active.study")
+
+    def __init__(self, view: Observer) -> None:
+        super().__init__(logging.WARNING)
+        self._view, self._last = view, ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        trouble = record.getMessage().partition("trying again in")[0]
+        if record.name.startswith(self.sources) and trouble != self._last:
+            self._last = trouble
+            self._view.on_warning(record.getMessage())
+
+
+@contextlib.contextmanager
+def telling_troubles(view: Observer) -> Iterator[None]:
+    """Show what is otherwise in the log alone."""
+    handler, package = _Troubles(view), logging.getLogger("regmix_active")
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
 
 
 @contextlib.contextmanager

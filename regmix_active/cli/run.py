@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from regmix_active.cli.common import console, given, parse_settings, parse_target, storage_option
-from regmix_active.cli.launch import driving, tracked
+from regmix_active.cli.launch import driving, telling_troubles, tracked
 
 if TYPE_CHECKING:
     from regmix_active.config.load import LoadedConfig
@@ -104,7 +104,7 @@ def _search(loaded: LoadedConfig, folder: Path, member: Member | None, prove: bo
     from regmix_active.study.storage import public_url
 
     screen = console()
-    with LiveView(screen) as view, tracked(loaded.config, folder, view) as observer:
+    with LiveView(screen) as view, telling_troubles(view), tracked(loaded.config, folder, view) as observer:
         search = ActiveSearch(loaded, out=folder, observer=observer, member=member)
         screen.print(f"study {loaded.config.name} in {public_url(search.storage)}", markup=False, highlight=False, soft_wrap=True)
         try:

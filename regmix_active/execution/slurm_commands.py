@@ -258,8 +258,14 @@ class Trouble:
             Seconds until it should be tried again.
 
         Raises:
+            ConfigError: If no SLURM is configured on this machine.
             ProxyError: If it has failed for too long.
         """
+        if "configuration source" in str(error):
+            raise ConfigError(
+                f"execution.executor: SLURM's commands are here, but no SLURM is configured ({error}); start the search on a node "
+                "from which you submit jobs, or set execution.executor: local"
+            )
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         if not for_ever and now - self._since >= self._patience.controller:

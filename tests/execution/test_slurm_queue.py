@@ -261,6 +261,16 @@ def test_trouble_is_borne_for_a_while(cluster: Cluster, tmp_path: Path, caplog: 
     assert any(line.startswith("--quiet --user=") for line in cluster.asked("scancel"))
 
 
+def test_commands_without_a_configuration_are_no_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.fails(
+        "squeue", "squeue: error: fetch_config: DNS SRV lookup failed\nsqueue: fatal: Could not establish a configuration source"
+    )
+    with executor(tmp_path) as run:
+        run.submit(*jobs(tmp_path, 1))
+        with pytest.raises(ConfigError, match=r"execution\.executor: .*no SLURM is configured"):
+            run.poll(5)
+
+
 def test_an_array_that_is_too_long_goes_out_in_parts(cluster: Cluster, tmp_path: Path) -> None:
     limited = """#!/bin/sh
 grep -q "array=0-[2-9]" "$1" && { echo "sbatch: error: Batch job submission failed: Invalid job array specification" >&2; exit 1; }
