@@ -24,6 +24,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from regmix_active.errors import ProxyError
 from regmix_active.execution.worker import call, prepare
+from regmix_active.interrupts import held_back
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ class LocalExecutor:
         while self._free and self._queue:
             job, device = self._queue[0], self._free[0]
             try:
-                future = self._pool.schedule(call, args=(self._task, str(job), device))
+                with held_back():  # it may start processes, and an interrupt between start and greeting gives them tracebacks
+                    future = self._pool.schedule(call, args=(self._task, str(job), device))
             except RuntimeError as error:  # the pool has given up
                 self._renew(str(error))
                 continue

@@ -14,6 +14,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from regmix_active.errors import StudyError
 from regmix_active.execution.worker import prepare
+from regmix_active.interrupts import held_back
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -45,7 +46,8 @@ def compute(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int
         initargs=(os.getpid(),),
     )
     try:
-        waiting: dict[Future[Any], int] = {pool.schedule(function, args=(task,)): i for i, task in enumerate(tasks)}
+        with held_back():  # the first call starts processes, and an interrupt between start and greeting gives them tracebacks
+            waiting: dict[Future[Any], int] = {pool.schedule(function, args=(task,)): i for i, task in enumerate(tasks)}
         while waiting:
             # A bounded wait, so that a signal is answered at once even where a lock would not be interrupted.
             ended, _ = concurrent.futures.wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
