@@ -3,11 +3,13 @@
 #   make test   install, then lint, types and tests
 # And for those who doubt that a search survives anything (about an hour; ARGS="--list" shows the cases):
 #   make torture
+# Hundreds of random sets of constraints through everything that makes mixtures (ARGS="--sets 20"):
+#   make feasibility
 PYTHON ?= python3
 BUDGET ?= 64
 BIN := .venv/bin
 
-.PHONY: run test lint types tests torture clean
+.PHONY: run test lint types tests torture feasibility clean
 
 run: .venv/.installed
 	$(BIN)/regmix-active run --budget $(BUDGET) --verify
@@ -27,6 +29,9 @@ tests: .venv/.installed
 
 torture: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(ARGS)
+
+feasibility: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.feasibility $(ARGS)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -16,7 +16,7 @@ from regmix_active.surrogate.base import Surrogate
 from regmix_active.surrogate.belief import TargetBelief, TargetModel
 from regmix_active.surrogate.gaussian_process import GaussianProcess
 
-from .candidates import climb, structured_pool, untaken
+from .candidates import Bound, allowed, climb, likely, likely_bar, structured_pool, untaken
 
 LEAST_RUNS = 8
 
@@ -40,7 +40,7 @@ class Strategy(ABC):
         The answer must be a function of the arguments alone, so that a resumed search proposes what an unbroken one would have.
 
         Args:
-            history: The finished proxies, with the feasible set and the target.
+            history: The finished proxies, with the feasible set and the target; the targets of a trade-off are `history.targets`.
             pending: Mixtures in training whose losses are not known yet, shape ``(p, d)``.
             n: How many are wanted.
             rng: The only source of randomness; seeded from the study's seed and the slot.
@@ -54,10 +54,13 @@ class Strategy(ABC):
 class AcquisitionStrategy(Strategy):
     """Maximises a score over candidate mixtures; batches and pending proxies are handled here, for every score.
 
-    The candidates are drawn all over the simplex, around and between the best proxies so far and on their faces; a second
+    The candidates are drawn all over the feasible set, around and between the best proxies so far and on their faces; a second
     set is drawn around the candidates that score best, and those climb to the score's maxima where the surrogate has gradients.
     The batch is filled one by one: after each choice the belief
     counts on that proxy (its variance shrinks), so that the next choice goes elsewhere.
+
+    Where the target has limits, scores need not know of them: the score chooses among the candidates that are likely enough to keep
+    them (:func:`~regmix_active.strategies.candidates.likely`); to one that is :attr:`logarithmic` the log-probability is added.
 
     Attributes:
         surrogate: What the belief comes from.
@@ -68,6 +71,9 @@ class AcquisitionStrategy(Strategy):
 
     pointwise: ClassVar[bool] = True
     """Whether a candidate's score follows from its own mean and standard deviation, so that it can climb."""
+
+    logarithmic: ClassVar[bool] = False
+    """Whether the score is the logarithm of a gain, which counts only if the target's limits are kept."""
 
     surrogate: Surrogate = field(default_factory=GaussianProcess)
     candidates: int = 2048
@@ -103,29 +109,65 @@ class AcquisitionStrategy(Strategy):
         posterior = model.posterior(candidates, history.mixtures, pending)
         chosen: list[int] = []
         for _ in range(n):
-            # Finite, also where a score is not a number, so that only what is chosen already cannot be chosen.
-            scores = np.nan_to_num(self.score(posterior.belief), nan=-np.finfo(np.float64).max)
-            scores[chosen] = -np.inf
-            chosen.append(int(np.argmax(scores)))
+            order = self.ranked(posterior.belief)
+            chosen.append(int(order[~np.isin(order, chosen)][0]))
             posterior.choose(chosen[-1])
         return np.array(chosen, dtype=np.intp)
 
+    def ranked(self, belief: TargetBelief) -> NDArray[np.intp]:
+        """Candidates by their score and the target's limits, the best first, shape ``(q,)``; those whose score is NaN last."""
+        scores, log_kept = self.score(belief), belief.log_kept
+        if log_kept is None:
+            return np.argsort(-scores, kind="stable")
+        if self.logarithmic:
+            return np.argsort(-(scores + log_kept), kind="stable")
+        preferred = likely(log_kept)
+        return np.lexsort((np.where(preferred, -scores, -log_kept), ~preferred))
+
     def _fitted(self, history: History) -> TargetModel:
-        return TargetModel(self.surrogate, history.target.weights).fit(history.mixtures, history.losses)
+        return TargetModel.of(history, self.surrogate)
 
     def _candidates(self, model: TargetModel, history: History, pending: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
         """Mixtures worth scoring: all over the feasible set, around those that score best, and the maxima they climb to."""
-        # Noise may have flattered the best proxies, so leaders are ranked by what the surrogate makes of them.
-        leaders = history.mixtures[np.argsort(model.predict(history.mixtures), kind="stable")[: self.leaders]]
-        taken = np.concatenate([history.mixtures, pending.reshape(len(pending), history.space.dim)])
-        first = untaken(structured_pool(history.space, leaders, self.candidates, rng), taken)
+        space = history.space
+        leaders = self._leaders(model, history)
+        taken = np.concatenate([history.mixtures, pending.reshape(len(pending), space.dim)])
+        pool = structured_pool(space, leaders, self.candidates, rng)
+        first = untaken(pool, taken)
+        first = first if len(first) else pool  # where constraints leave next to nothing
         belief = model.posterior(first, history.mixtures, pending).belief
-        order = np.argsort(-self.score(belief), kind="stable")
+        order = self.ranked(belief)
         sets = [first[order[: self.candidates // 2]]]
-        sets.append(around(history.space, first[order[: self.leaders]], max(self.candidates, 2 * n), rng))
+        sets.append(around(space, first[order[: self.leaders]], max(self.candidates, 2 * n), rng))
         if self.climbers and self.pointwise and model.differentiable:
             starts = first[order[: self.climbers]]
-            sets.append(climb(history.space, model, self.score, belief.best, belief.noise, starts))
-        found = untaken(np.concatenate(sets), taken)
+            sets.append(climb(space, model, self.score, belief.best, belief.noise, starts, self._bound(model, belief)))
+        drawn = np.concatenate(sets)
+        found = untaken(drawn, taken)
         safe = found[trusted(found, history.diverged, history.mixtures)]
-        return safe if len(safe) >= n else found
+        found = safe if len(safe) >= n else found
+        if len(found) < n:  # few mixtures are feasible: some are trained again
+            found = np.concatenate([found, untaken(drawn, found)])
+            found = found[np.arange(max(n, len(found))) % len(found)]
+        return found
+
+    def _leaders(self, model: TargetModel, history: History) -> Mixtures:
+        """The best proxies, as feasible mixtures, those that are likely to keep the target's limits first, shape ``(k, d)``."""
+        trained = allowed(history.space, history.mixtures)
+        # Noise may have flattered the best proxies, so leaders are ranked by what the surrogate makes of them.
+        order = np.argsort(model.predict(trained), kind="stable")
+        if model.target.limits:
+            order = order[np.argsort(~likely(model.kept(trained).log_probability[order]), kind="stable")]
+        return trained[order[: self.leaders]]
+
+    def _bound(self, model: TargetModel, belief: TargetBelief) -> Bound | None:
+        """What limits make of the scores of climbing candidates."""
+        if belief.log_kept is None:
+            return None
+        bar = likely_bar(belief.log_kept)
+
+        def bound(mixtures: Mixtures, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+            log_kept = model.kept(mixtures).log_probability
+            return scores + log_kept if self.logarithmic else np.where(log_kept >= bar, scores, -np.inf)
+
+        return bound

@@ -21,6 +21,8 @@ from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.surrogate.belief import TargetBelief, TargetModel
 
 Score = Callable[[TargetBelief], NDArray[np.float64]]
+Bound = Callable[[Mixtures, NDArray[np.float64]], NDArray[np.float64]]
+"""Mixtures ``(s, d)`` and their scores ``(s,)`` → scores with what limits make of them."""
 
 RESOLUTION = 1e-4
 """Mixtures whose weights agree to this are the same proxy."""
@@ -36,16 +38,39 @@ def structured_pool(space: MixtureSpace, leaders: Mixtures, size: int, rng: np.r
         Mixtures, shape ``(q, d)``; `size` of them and some more.
     """
     half, quarter = size // 2, size // 4
+    landmarks = np.concatenate([np.eye(space.dim), space.natural[None], space.uniform[None]])
     return np.concatenate(
         [
             spread(space, half, rng),
             around(space, leaders, quarter, rng),
             between(space, leaders, quarter, rng),
-            np.eye(space.dim),
-            space.natural[None],
-            space.uniform[None],
+            allowed(space, landmarks),
         ]
     )
+
+
+def allowed(space: MixtureSpace, mixtures: Mixtures) -> Mixtures:
+    """Mixtures of the simplex as the nearest ones of the feasible set, shape ``(n, d)``; untouched where that is the simplex."""
+    return space.project(mixtures) if space.constrained else mixtures
+
+
+def likely(log_kept: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which candidates are likely enough to keep a target's limits to be trained, shape ``(q,)``.
+
+    Those that rather keep them than not: proxies on both sides of a limit tell where it is, which a margin would never learn. Where
+    no candidate is likely to, those within a factor of two of the likeliest one: the search goes to where limits may be kept.
+
+    Args:
+        log_kept: Log-probability that all limits are kept, shape ``(q,)``.
+    """
+    mask: NDArray[np.bool_] = log_kept >= likely_bar(log_kept)
+    return mask
+
+
+def likely_bar(log_kept: NDArray[np.float64]) -> float:
+    """The log-probability from which on a candidate is :func:`likely` enough."""
+    highest = float(log_kept.max(initial=-np.inf))
+    return np.log(0.5) if highest >= np.log(0.5) else highest - np.log(2)
 
 
 def untaken(candidates: Mixtures, taken: Mixtures) -> Mixtures:
@@ -58,12 +83,21 @@ def untaken(candidates: Mixtures, taken: Mixtures) -> Mixtures:
     return candidates[np.sort(first[first >= len(taken)]) - len(taken)]
 
 
-def climb(space: MixtureSpace, model: TargetModel, score: Score, best: float, noise: float, starts: Mixtures) -> Mixtures:
+def climb(
+    space: MixtureSpace,
+    model: TargetModel,
+    score: Score,
+    best: float,
+    noise: float,
+    starts: Mixtures,
+    bound: Bound | None = None,
+) -> Mixtures:
     """Local maxima of the score that gradient steps reach from given mixtures.
 
     The score of a mixture may depend on its own mean and standard deviation only; its derivatives by these are taken by
     differences, so that any score can climb, those of the surrogate by the weights are exact. A step multiplies the weights [1]: it
-    stays on the face where it starts (the pool has starts on all kinds of faces), and is taken only where the score rises.
+    stays on the face where it starts (the pool has starts on all kinds of faces), is brought back into the feasible set, and is
+    taken only where the score rises.
 
     Args:
         space: The feasible set.
@@ -71,7 +105,8 @@ def climb(space: MixtureSpace, model: TargetModel, score: Score, best: float, no
         score: The acquisition.
         best: Smallest expected target so far, as in :class:`TargetBelief`.
         noise: Standard deviation that a seed adds to the target.
-        starts: Shape ``(s, d)``.
+        starts: Shape ``(s, d)``, feasible.
+        bound: What limits make of scores; a climb goes up the score's own slope and stops where they take more than it gains.
 
     Returns:
         Mixtures, shape ``(s, d)``.
@@ -84,7 +119,8 @@ def climb(space: MixtureSpace, model: TargetModel, score: Score, best: float, no
         belief = TargetBelief(mixtures, mean, std, best, noise, _no_covariance)
         by_mean, by_std = (_slope(score, belief, name, 1e-4 * std) for name in ("mean", "std"))
         slope = by_mean[:, None] * mean_slope + by_std[:, None] * variance_slope / (2 * std[:, None])
-        return np.nan_to_num(score(belief), nan=-np.inf), np.nan_to_num(slope)
+        height = np.nan_to_num(score(belief), nan=-np.inf)
+        return height if bound is None else bound(mixtures, height), np.nan_to_num(slope)
 
     here = starts.copy()
     height, slope = evaluate(here)

@@ -2,12 +2,14 @@
 
 References:
     [1] Ament et al., Unexpected Improvements to Expected Improvement for Bayesian Optimization, NeurIPS 2023.
+    [2] Gardner et al., Bayesian Optimization with Inequality Constraints, ICML 2014.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -26,8 +28,11 @@ class ExpectedImprovement(AcquisitionStrategy):
     """By how much a mixture is expected to beat the best one so far.
 
     The target is a weighed sum of losses, each with its own surrogate, and the best so far is the smallest *expected* target
-    among the trained mixtures: a proxy that was lucky with its seed does not raise the bar.
+    among the trained mixtures: a proxy that was lucky with its seed does not raise the bar. Where the target has limits, the
+    improvement counts with the probability that they are kept [2].
     """
+
+    logarithmic: ClassVar[bool] = True
 
     def score(self, belief: TargetBelief) -> NDArray[np.float64]:
         """Logarithm of the expected improvement, stable where it is tiny [1]."""

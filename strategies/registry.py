@@ -21,7 +21,7 @@ from regmix_active.surrogate.base import Surrogate
 from .base import Strategy
 
 ENTRY_POINTS = "regmix_active.strategies"
-BUILT_IN = ("confidence_bound", "dirichlet", "expected_improvement", "greedy", "thompson", "variance_reduction")
+BUILT_IN = ("confidence_bound", "dirichlet", "expected_improvement", "greedy", "hypervolume", "thompson", "variance_reduction")
 
 S = TypeVar("S", bound=type[Strategy])
 _registered: dict[str, type[Strategy]] = {}

@@ -30,8 +30,9 @@ OPTIMISM = 3.0
 class Thompson(AcquisitionStrategy):
     """Draws one function per mixture from the belief and trains where each is smallest.
 
-    A mixture is trained as often as it is believed to be the best one [1]. The draws are independent, so a batch spreads by
-    itself and proxies in training need no bookkeeping [2]; the surrogate draws functions, not values at some mixtures [3].
+    A mixture is trained as often as it is believed to be the best one [1], of those that keep the target's limits. The draws are
+    independent, so a batch spreads by itself and proxies in training need no bookkeeping [2]; the surrogate draws functions, not
+    values at some mixtures [3].
 
     Attributes:
         shortlist: Candidates at which the functions are compared: those with the lowest confidence bounds.
@@ -53,11 +54,11 @@ class Thompson(AcquisitionStrategy):
         self, model: TargetModel, history: History, pending: Mixtures, candidates: Mixtures, n: int, rng: np.random.Generator
     ) -> NDArray[np.intp]:
         """Where each of `n` drawn functions is smallest, earlier choices left out; see :meth:`AcquisitionStrategy.choose`."""
-        promise = np.nan_to_num(self.score(model.posterior(candidates, history.mixtures, pending).belief), nan=-np.inf)
-        rows = np.argsort(-promise, kind="stable")[: max(self.shortlist, n)]
-        drawn = model.paths(n, rng)(candidates[rows])
+        rows = self.ranked(model.posterior(candidates, history.mixtures, pending).belief)[: max(self.shortlist, n)]
+        drawn, broken = model.paths_and_violations(n, rng)(candidates[rows])
         chosen: list[int] = []
-        for values in drawn:
-            values[chosen] = np.inf
-            chosen.append(int(np.argmin(values)))
+        for values, violations in zip(drawn, broken, strict=True):
+            violations[chosen] = np.inf
+            # Of what keeps the draw's own limits, or comes nearest to it where nothing does.
+            chosen.append(int(np.argmin(np.where(violations == violations.min(), values, np.inf))))
         return rows[chosen]

@@ -20,6 +20,7 @@ from scipy.special import log_ndtr
 from regmix_active.surrogate.belief import TargetBelief
 
 from .base import AcquisitionStrategy
+from .candidates import likely
 from .registry import strategy
 
 
@@ -28,8 +29,8 @@ from .registry import strategy
 class VarianceReduction(AcquisitionStrategy):
     """The mixture whose proxy shrinks the doubt about the best region most, wherever that mixture lies.
 
-    The region is the `top` candidates that are likeliest to beat the smallest expected target, as the answer will be averaged from
-    their like; each counts with that probability.
+    The region is the `top` candidates that are likeliest to beat the smallest expected target and keep the target's limits, as the
+    answer will be averaged from their like; each counts with that probability.
 
     Attributes:
         top: Size of the best region.
@@ -50,11 +51,12 @@ class VarianceReduction(AcquisitionStrategy):
     def score(self, belief: TargetBelief) -> NDArray[np.float64]:
         """Weighed mean of the variances that one observation takes from the region [2, 3], nats² per token²."""
         # Not the best one so far: once much is expected to beat it, the surest improvements would be the region, not the best ones.
-        bar = min(belief.best, float(belief.mean.min()))
-        likely = log_ndtr((bar - belief.mean) / np.maximum(belief.std, 1e-12))
-        region = np.argsort(-likely, kind="stable")[: self.top]
+        kept = np.zeros(len(belief.mean)) if belief.log_kept is None else belief.log_kept
+        bar = min(belief.best, float(belief.mean[likely(kept)].min()))
+        better = log_ndtr((bar - belief.mean) / np.maximum(belief.std, 1e-12)) + kept
+        region = np.argsort(-better, kind="stable")[: self.top]
         rows = region[np.linspace(0, len(region) - 1, min(self.representatives, len(region))).round().astype(np.intp)]
-        weights = np.exp(likely[rows] - likely[rows].max())
+        weights = np.exp(better[rows] - better[rows].max())
         observed = np.maximum(belief.std**2 + belief.noise**2, 1e-18)
         reduction: NDArray[np.float64] = weights @ belief.covariance(rows) ** 2 / (weights.sum() * observed)
         return reduction

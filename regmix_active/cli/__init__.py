@@ -19,6 +19,7 @@ VERBS = {
     "run": "Find a mixture: train proxies, round by round; continues a study that is there.",
     "status": "How far a run is, and what it has found.",
     "recommend": "Answer again from a run's study: another k or target, no training.",
+    "export": "Write a run's mixture as your trainer reads it: Megatron-LM, nanotron, OLMo-core, Hugging Face ...",
     "import": "Add finished runs of others to a study: RegMix's, Olmix's, another study's.",
     "study": "Studies in a place, and studies whose domains change: list, fork.",
     "verify": "Train the found mixture and its rivals with fresh seeds.",

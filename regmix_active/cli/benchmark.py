@@ -14,6 +14,7 @@ class Benchmarks(Verbs):
 
     verbs: Mapping[str, str] = {
         "search": "Replay recorded runs: how many runs each strategy needs, against RegMix, CLIMB, TPE.",
+        "decision": "Answers within constraints, and whether their intervals hold, on an emulator of recorded runs.",
         "swarm": "Train on this machine: how fast stacked proxies are, against plain, compiled and HF loops.",
         "proxy": "What a proxy is worth: does it rank mixtures as a larger one does, how noisy is it?",
     }
@@ -26,6 +27,7 @@ def command() -> None:
 
     \b
       regmix-active benchmark search TABLE    searches, replayed on recorded runs
+      regmix-active benchmark decision TABLE  answers within constraints, their intervals, other targets
       regmix-active benchmark swarm           the speed of training, on this machine
       regmix-active benchmark proxy           how proxies rank mixtures, and their noise
     """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from regmix_active.cli import targets
 from regmix_active.errors import ConfigError, StudyError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_RUN = "runs/embedded"
+
+parse_target = targets.parse_target
 
 STORAGE_VARIABLE = "REGMIX_ACTIVE_STORAGE"
 
@@ -116,26 +119,6 @@ def absolute_storage(url: str) -> str:
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Options that were given on the command line."""
     return {key: value for key, value in options.items() if value is not None}
-
-
-def parse_target(text: str | None) -> Any:
-    """``mean``, ``books`` or ``books=0.7,code=0.3`` as a target of the configuration.
-
-    Raises:
-        click.BadParameter: If a weight is not a number.
-    """
-    if text is None or text == "mean":
-        return text
-    weights = {}
-    for part in text.split(","):
-        name, _, weight = part.partition("=")
-        try:
-            weights[name.strip()] = float(weight or 1)
-        except ValueError:
-            raise click.BadParameter(
-                f"{part!r}: write NAME or NAME=WEIGHT, for example books=0.7,code=0.3", param_hint="--target"
-            ) from None
-    return weights
 
 
 def table_targets(specs: Sequence[str], table: RunTable) -> dict[str, Target]:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from regmix_active.cli.common import console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from regmix_active.config.schema import RunConfig
+    from regmix_active.corpus.store import TokenStore
+    from regmix_active.mixture.space import MixtureSpace
 
 
 @click.command()
@@ -29,6 +38,8 @@ def command(config: str, budget: int | None) -> None:
     from regmix_active.proxy.planning.planner import measured, plan_swarm
     from regmix_active.proxy.runner import mixed_domains
     from regmix_active.report.folder import versions
+    from regmix_active.search.meanings import swarm_meaning
+    from regmix_active.search.spaces import feasible_space
     from regmix_active.strategies import load_strategy
     from regmix_active.study.target import Target
 
@@ -46,19 +57,13 @@ def command(config: str, budget: int | None) -> None:
     screen.print(table, highlight=False, soft_wrap=True)
     with screen.status("reading the corpus"):
         store = build_store(loaded.corpus)
-    corpus = Table(title=f"corpus: vocabulary {store.vocab_size:,}", title_justify="left")
-    for column in ("domain", "train tokens", "validation tokens", "share of all tokens", "epochs if alone"):
-        corpus.add_column(column, justify="left" if column == "domain" else "right")
-    for i, (name, share) in enumerate(zip(store.domains, store.natural_shares, strict=True)):
-        train, validation = len(store.train(i)), len(store.validation(i))
-        alone = "only scored" if name in loaded.score_only else f"{loaded.proxy.tokens / train:.2f}"
-        corpus.add_row(escape(name), f"{train:,}", f"{validation:,}", f"{share:.1%}", alone)
-    screen.print(corpus)
+    _show_corpus(screen, store, loaded)
     # What a run would refuse is refused here too.
     if (warning := check_fit(loaded, store)) is not None:
         screen.print(f"[yellow]note:[/] {escape(warning)}", highlight=False, soft_wrap=True)
     mixed_domains(store.domains, loaded.score_only)
     Target.parse(loaded.target, store.domains)
+    _show_allowed(screen, feasible_space(loaded, swarm_meaning(loaded, store)))
     load_strategy(loaded.search.strategy, loaded.search.strategy_options)
     devices = local_devices(loaded.execution.workers)
     with screen.status("training stacks for a moment"):
@@ -75,3 +80,32 @@ def command(config: str, budget: int | None) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _show_allowed(screen: Console, space: MixtureSpace) -> None:
+    """Which mixtures a run would choose from, where not all are allowed."""
+    from rich.markup import escape
+
+    from regmix_active.report.allowed import allowed_table
+    from regmix_active.search.spaces import needless
+
+    if not space.constrained:
+        return
+    screen.print(allowed_table(space))
+    for text in needless(space):
+        screen.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def _show_corpus(screen: Console, store: TokenStore, config: RunConfig) -> None:
+    """Domain by domain: how much there is of it."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    corpus = Table(title=f"corpus: vocabulary {store.vocab_size:,}", title_justify="left")
+    for column in ("domain", "train tokens", "validation tokens", "share of all tokens", "epochs if alone"):
+        corpus.add_column(column, justify="left" if column == "domain" else "right")
+    for i, (name, share) in enumerate(zip(store.domains, store.natural_shares, strict=True)):
+        train, validation = len(store.train(i)), len(store.validation(i))
+        alone = "only scored" if name in config.score_only else f"{config.proxy.tokens / train:.2f}"
+        corpus.add_row(escape(name), f"{train:,}", f"{validation:,}", f"{share:.1%}", alone)
+    screen.print(corpus)

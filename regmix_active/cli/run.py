@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from regmix_active.cli.common import console, given, parse_settings, parse_target, storage_option
+from regmix_active.cli.common import console, given, parse_settings, storage_option
 from regmix_active.cli.launch import driving, telling_troubles, tracked
+from regmix_active.cli.targets import target_options, target_overrides
 
 if TYPE_CHECKING:
     from regmix_active.config.load import LoadedConfig
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/NAME]")
 @click.option("--name", help="Name of the study.")
 @storage_option
-@click.option("--target", metavar="SPEC", help="mean, a domain, or weights: books=0.7,code=0.3.")
+@target_options
 @click.option("--surrogate", metavar="NAME", help="gp, lightgbm, log-linear, ensemble or auto.")
 @click.option("--strategy", metavar="NAME|FILE.py:CLASS", help="Chooses the mixtures. A file named here is executed.")
 @click.option("--seed", type=click.IntRange(min=0), help="Seed of everything random.")
@@ -44,7 +45,8 @@ def command(
     out: Path | None,
     name: str | None,
     storage: str | None,
-    target: str | None,
+    target: Any,
+    targets: dict[str, Any] | None,
     surrogate: str | None,
     strategy: str | None,
     seed: int | None,
@@ -76,7 +78,7 @@ def command(
             "search.budget": budget,
             "name": name,
             "study.storage": storage,
-            "target": parse_target(target),
+            **target_overrides(target, targets),
             "search.surrogate": surrogate,
             "search.strategy": strategy,
             "seed": seed,
@@ -99,7 +101,8 @@ def command(
 def _search(loaded: LoadedConfig, folder: Path, member: Member | None, prove: bool) -> None:
     """Search, print what was found, prove it if asked."""
     # Late: these load torch, and the ranks of a launch that only train need none of them.
-    from regmix_active.report.console import LiveView, mixture_table, prediction_table
+    from regmix_active.cli.recommend import show_answer
+    from regmix_active.report.console import LiveView
     from regmix_active.search.active import ActiveSearch
     from regmix_active.study.storage import public_url
 
@@ -118,7 +121,7 @@ def _search(loaded: LoadedConfig, folder: Path, member: Member | None, prove: bo
             )
             raise
         observer.on_recommendation(found)
-    screen.print(mixture_table(found), prediction_table(found), sep="\n")
+    show_answer(found, screen)
     left = f"mixture: {search.folder.mixture}\nproxies: {search.folder.trials}\npicture: {search.folder.summary}"
     screen.print(left, markup=False, highlight=False, soft_wrap=True)
     if prove:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.config.schema import RecommendConfig
+from regmix_active.config.recommend import RecommendConfig
 from regmix_active.mixture.designs import regmix_design
 from regmix_active.mixture.initial import INITIAL_DESIGNS
 from regmix_active.mixture.space import Mixtures, MixtureSpace

@@ -6,13 +6,15 @@ Unknown keys are refused; :mod:`regmix_active.config.load` adds the file, the li
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from regmix_active.config.execution import ExecutionConfig
+from regmix_active.config.mixture import MixtureConfig
+from regmix_active.config.recommend import RecommendConfig
 from regmix_active.config.section import Positive, Section, Share, check_names
+from regmix_active.config.target import Targets, TargetSpec
 
 
 class DomainConfig(Section):
@@ -199,7 +201,8 @@ class RunnerConfig(Section):
     command: str | None = None
     """Command line, run once per proxy by the shell. `{mixture}` is a JSON file with weights and
     seeds, `{out}` a folder of the proxy's own in which the command leaves `metrics.json` (losses by name), `{seed}` and `{device}`
-    say the rest. Leave out for the built-in proxies; with it, `corpus` and `proxy` are not used."""
+    say the rest. Leave out for the built-in proxies; with it, `corpus` and `proxy` are not used (but `proxy.tokens`, with
+    `mixture.match_repetition`)."""
 
     folder: str | None = None
     """Folder that the command runs in; default: the configuration's."""
@@ -260,6 +263,14 @@ class SearchConfig(Section):
     replicates: Positive = 1
     """Proxies per mixture, each with seeds of its own; all of them count towards the budget."""
 
+    noise_runs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Mixtures of the initial batch that are trained once more with a second seed, which tells what a seed does to losses; they
+    count towards the budget. `auto`: one per 16 proxies of the budget, at most 4, and none below a budget of 32."""
+
+    stop_when: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """End the search before its budget when all further proxies are expected to improve the answer by less than this, in nats per
+    token; looked at once a round after the initial batch. Default: never."""
+
     pruner: Literal["none", "median", "asha", "hyperband"] = "none"
     """After the initial design, end hopeless proxies early, by one of Optuna's pruners at the points of the learning curve
     (`proxy.curve`). They count towards the budget, with the losses that finished proxies of such a curve ended at."""
@@ -270,26 +281,6 @@ class SearchConfig(Section):
 
     failure_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
     """End the search when more than this share of its last 20 proxies diverged or crashed, judged from the fifth on."""
-
-
-class RecommendConfig(Section):
-    """The answer: simulate the simplex, average the best."""
-
-    simulations: Annotated[int, Field(ge=1000)] = 100_000
-    """Mixtures simulated through the surrogate."""
-
-    top_k: Positive = 128
-    """Best simulated mixtures that are averaged."""
-
-    caution: Annotated[float, Field(ge=0)] = 1.0
-    """Standard deviations of doubt that count as loss when simulated mixtures are ranked; 0 ranks by the expected target, as RegMix
-    does."""
-
-    @model_validator(mode="after")
-    def _enough(self) -> Self:
-        if self.top_k > self.simulations:
-            raise ValueError(f"top_k ({self.top_k}) is more than simulations ({self.simulations}), of which it takes the best")
-        return self
 
 
 class VerifyConfig(Section):
@@ -317,13 +308,22 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of everything random in the study."""
 
-    target: Literal["mean"] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = "mean"
+    target: TargetSpec = "mean"
     """What is minimised: `mean` of all domain losses, or one of them by name, or weights over them, such as
-    `{books: 2, code: 1}` (scaled to sum to one)."""
+    `{books: 2, code: 7/52}` (scaled to sum to one), or `{weights: mean, worst: true, excess_over: natural, limits: {all:
+    {above_natural: 0.01, probability: 0.9}}}`: `worst` takes the largest loss instead of the sum, `excess_over` (`natural`, or
+    losses by name) counts what is above references (with `relative: true` as shares of them), and `limits` bound other losses,
+    `at_most` nats or `above_natural` by a share, with a probability."""
+
+    targets: Targets = Field(default_factory=dict)
+    """Two or more targets by name, each written as `target` is, such as `{books: books, all: mean}`: the search looks for the best
+    trade-offs between them (strategy `hypervolume`). The answer holds these, and recommends the most balanced one; `target` is then
+    what proxies are listed by."""
 
     score_only: tuple[str, ...] = ()
     """Domains that every proxy is scored on but never trained on: text like that of the final use. Usually the target."""
 
+    mixture: MixtureConfig = MixtureConfig()
     corpus: CorpusConfig = CorpusConfig()
     proxy: ProxyConfig = ProxyConfig()
     runner: RunnerConfig = RunnerConfig()
@@ -332,15 +332,3 @@ class RunConfig(Section):
     verify: VerifyConfig = VerifyConfig()
     execution: ExecutionConfig = ExecutionConfig()
     study: StudyConfig = StudyConfig()
-
-    @field_validator("target", mode="before")
-    @classmethod
-    def _named_target(cls, target: object) -> object:
-        return {target: 1.0} if isinstance(target, str) and target != "mean" else target
-
-    @field_validator("target")
-    @classmethod
-    def _target(cls, target: str | dict[str, float]) -> str | dict[str, float]:
-        if isinstance(target, dict) and not 0 < sum(target.values()) < math.inf:
-            raise ValueError("a target needs at least one weight above zero, and all of them a finite sum")
-        return target

@@ -36,28 +36,41 @@ def regmix_design(space: MixtureSpace, n: int, rng: np.random.Generator, *, over
     Raises:
         StrategyError: If the cap leaves too little room to draw from.
     """
-    draws = regmix_draws(space, n * oversample, rng)
+    # Constrained draws are walks, and hardly ever equal.
+    draws = regmix_draws(space, n * (min(oversample, 8) if space.constrained else oversample), rng)
     if len(draws) < n:
         raise StrategyError(
-            f"only {len(draws)} of {n} initial mixtures fit below {MAX_USAGE:g} x the natural shares; "
-            "give less extreme natural shares (corpus.domains.*.natural_share)"
+            f"an initial batch of {n} was asked for, and only {len(draws)} different mixtures were found "
+            + (
+                "that the constraints allow; ask for fewer (search.initial), or loosen mixture.active and the caps"
+                if space.constrained
+                else f"below {MAX_USAGE:g} x the natural shares; give less extreme natural shares (corpus.domains.*.natural_share)"
+            )
         )
     return draws[rng.choice(len(draws), size=n, replace=False)]
 
 
 def regmix_draws(space: MixtureSpace, wanted: int, rng: np.random.Generator) -> Mixtures:
-    """Different mixtures of RegMix's distribution: `wanted` draws, less if the cap leaves too little room, without repetitions."""
-    prior = np.sqrt(space.natural)
-    prior /= prior.sum()
-    kept: list[Mixtures] = []
-    for _ in range(50):
-        strengths = rng.choice(STRENGTHS, size=(wanted, 1))
-        draws = space.dirichlet(wanted, prior * strengths, rng)
-        kept.append(draws[below_cap(space, draws)])
-        if sum(map(len, kept)) >= wanted:
-            break
-    rounded = round_to_grain(space, np.concatenate(kept)[:wanted])
-    return rounded[distinct(rounded)]
+    """Different mixtures of RegMix's distribution: `wanted` draws, less if there is too little room, without repetitions.
+
+    Among constraints the cap is one more, as far as it leaves anything; nothing is rejected then.
+    """
+    if not space.constrained:
+        kept: list[Mixtures] = []
+        for _ in range(50):
+            draws = space.dirichlet(wanted, space.prior * rng.choice(STRENGTHS, size=(wanted, 1)), rng)
+            kept.append(draws[below_cap(space, draws)])
+            if sum(map(len, kept)) >= wanted:
+                break
+        rounded = round_to_grain(space, np.concatenate(kept)[:wanted])
+        return rounded[distinct(rounded)]
+    found = np.empty((0, space.dim))
+    for inside in (space.capped(MAX_USAGE * space.natural), space):
+        if len(found) < wanted / 2:
+            draws = inside.dirichlet(wanted, space.prior * rng.choice(STRENGTHS, size=(wanted, 1)), rng)
+            found = np.concatenate([found, round_to_grain(inside, draws)])
+            found = found[distinct(found)]
+    return found
 
 
 def below_cap(space: MixtureSpace, mixtures: Mixtures) -> NDArray[np.bool_]:
@@ -93,7 +106,7 @@ def around(space: MixtureSpace, centres: Mixtures, n: int, rng: np.random.Genera
     base = np.where(kind == 0, chosen, 0.97 * chosen + 0.03 * space.uniform)
     drop = (kind == 2) & (chosen < 0.5 / space.dim) & (rng.random(chosen.shape) < 0.5)
     base = space.project(np.where(drop, 0.0, base))
-    return space.dirichlet(n, base * tightness, rng)
+    return space.dirichlet(n, base * tightness, rng, sweeps=0)
 
 
 def between(space: MixtureSpace, centres: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
@@ -107,10 +120,9 @@ def spread(space: MixtureSpace, n: int, rng: np.random.Generator) -> Mixtures:
     """Mixtures all over the simplex: Dirichlet draws around the flattened natural mixture and around the uniform one, from
     single domains to near the centre, shape ``(n, d)``.
     """
-    prior = np.sqrt(space.natural)
-    centre = np.where(rng.random((n, 1)) < 0.5, prior / prior.sum(), space.uniform)
+    centre = np.where(rng.random((n, 1)) < 0.5, space.prior, space.uniform)
     strength = np.exp(rng.uniform(np.log(0.3), np.log(20.0 * space.dim), size=(n, 1)))
-    return space.dirichlet(n, centre * strength, rng)
+    return space.dirichlet(n, centre * strength, rng, sweeps=20)  # for cover, not for a density
 
 
 def trusted(mixtures: Mixtures, diverged: Mixtures, finished: Mixtures, margin: float = 1.0) -> NDArray[np.bool_]:

@@ -92,10 +92,10 @@ def _pool(space: MixtureSpace, n: int, rng: np.random.Generator) -> tuple[Mixtur
     Without it designs of this kind train rare domains alone, whose losses tell little about the mixtures that anybody would use.
     """
     half = CHOICES * BLOCK // 2
-    parts, opens = [space.natural[None]], [np.zeros(1, dtype=np.int64)]
+    parts, opens = [space.project(space.natural)], [np.zeros(1, dtype=np.int64)]
     for start in range(0, n, BLOCK):
         scattered = spread(space, 8 * half, rng)
-        scattered = scattered[below_cap(space, scattered)][:half]
+        scattered = (scattered if space.constrained else scattered[below_cap(space, scattered)])[:half]
         block = np.concatenate([regmix_draws(space, half, rng), round_to_grain(space, scattered)])
         parts.append(block)
         opens.append(np.full(len(block), start))
@@ -104,7 +104,9 @@ def _pool(space: MixtureSpace, n: int, rng: np.random.Generator) -> tuple[Mixtur
     pool, opened = pool[rows], np.concatenate(opens)[rows]
     if len(pool) < n or (np.searchsorted(opened, np.arange(n), side="right") <= np.arange(n)).any():
         raise StrategyError(
-            f"an initial design of {n} mixtures was asked for, and only {len(pool)} different ones were found below the cap on "
-            "natural shares; ask for fewer (search.initial), or give less extreme natural shares"
+            f"an initial design of {n} mixtures was asked for, and only {len(pool)} different ones were found "
+            + ("that the constraints allow" if space.constrained else "below the cap on natural shares")
+            + "; ask for fewer (search.initial), or "
+            + ("loosen mixture.active and the caps" if space.constrained else "give less extreme natural shares")
         )
     return pool, opened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,12 @@ PROPOSED = "regmix_active:mixture"
 class TrialReader:
     """Reads the trials of a study whose objective trains mixtures of certain domains."""
 
-    def __init__(self, space: MixtureSpace, target: str | Mapping[str, float]) -> None:
+    def __init__(self, space: MixtureSpace, target: str | Mapping[str, Any]) -> None:
         """Say what is read.
 
         Args:
             space: Domains, in the order of every row.
-            target: ``mean`` of the losses, one's name, or weights by name.
+            target: ``mean`` of the losses, one's name, weights by name, or the structured form; see :meth:`Target.parse`.
         """
         self.space, self.target = space, target
         self._warned: set[str] = set()
@@ -51,9 +52,8 @@ class TrialReader:
                 self._warn("some completed trials have no recorded losses; they are not learnt from")
             complete = recorded
             names = tuple(dict.fromkeys(name for t in recorded for name in t.user_attrs[LOSSES]))
-            target = Target.parse(self.target, names)
-            names = tuple(name for name, weight in zip(names, target.weights, strict=True) if weight > 0)
-            target = Target(names, target.weights[target.weights > 0])
+            target = Target.parse(self.target, names).narrowed()
+            names = target.loss_names
             rows = [[t.user_attrs[LOSSES].get(name, np.nan) for name in names] for t in complete]
             broken = [any(not np.isfinite(t.user_attrs[LOSSES].get(name, 0.0)) for name in names) for t in complete]
         else:

@@ -26,6 +26,7 @@ from regmix_active.mixture.initial import BLOCK, INITIAL_DESIGNS
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.optuna.claim import claim
 from regmix_active.optuna.reader import PROPOSED, TrialReader
+from regmix_active.search.spaces import constrained_space
 from regmix_active.study.trials import PREFIX
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class MixtureSampler(BaseSampler):
         domains: Sequence[str] | MixtureSpace,
         *,
         natural: Sequence[float] | Mapping[str, float] | None = None,
+        constraints: Mapping[str, Any] | None = None,
         strategy: str | Strategy = "variance-reduction",
         surrogate: str | Surrogate = "gp",
         target: Literal["mean"] | Mapping[str, float] | str = "mean",
@@ -86,6 +88,8 @@ class MixtureSampler(BaseSampler):
         Args:
             domains: Names; their order does not matter. Or the feasible set.
             natural: Shares or token counts of the domains, in their order or by name; default: equal. Not beside a `MixtureSpace`.
+            constraints: Keys of the configuration's section ``mixture``: floors, caps, groups, epochs ... Not beside a
+                `MixtureSpace`. What is proposed keeps them; what is enqueued trains as it is.
             strategy: Chooses after the initial design: a name of `regmix-active strategies`, ``file.py:Name``, or an instance.
             surrogate: Name or instance, for a strategy that is not an instance.
             target: What is minimised: ``mean`` of the losses, one's name, or weights by name.
@@ -102,7 +106,7 @@ class MixtureSampler(BaseSampler):
             raise ConfigError(f"initial_design: unknown design {initial_design!r}; choose one of: {', '.join(INITIAL_DESIGNS)}")
         if initial < 0 or seed < 0:
             raise ConfigError(f"initial and seed must be 0 or more, got {initial} and {seed}")
-        self.space = _space(domains, natural)
+        self.space = _space(domains, natural, constraints)
         self._reader = TrialReader(self.space, target)
         self.initial, self.initial_design, self.seed = initial, initial_design, seed
         self._strategy, self._surrogate, self._independent = strategy, surrogate, independent_sampler
@@ -248,11 +252,16 @@ class MixtureSampler(BaseSampler):
         return self._loaded
 
 
-def _space(domains: Sequence[str] | MixtureSpace, natural: Sequence[float] | Mapping[str, float] | None) -> MixtureSpace:
+def _space(
+    domains: Sequence[str] | MixtureSpace,
+    natural: Sequence[float] | Mapping[str, float] | None,
+    constraints: Mapping[str, Any] | None,
+) -> MixtureSpace:
     """The feasible set; names are sorted, so that proposals do not depend on their order, which a set may give any."""
     if isinstance(domains, MixtureSpace):
-        if natural is not None:
-            raise ConfigError("natural: the MixtureSpace has it already; leave it out")
+        for key, given in (("natural", natural), ("constraints", constraints)):
+            if given is not None:
+                raise ConfigError(f"{key}: the MixtureSpace has it already; leave it out")
         return domains
     if isinstance(domains, str):
         raise ConfigError(f"domains: a list of names is wanted, got the text {domains!r}")
@@ -266,9 +275,10 @@ def _space(domains: Sequence[str] | MixtureSpace, natural: Sequence[float] | Map
         raise ConfigError(f"natural: needs one share or token count >= 0 per domain ({', '.join(names)}), got {natural}")
     order = sorted(range(len(names)), key=names.__getitem__)
     try:
-        return MixtureSpace(tuple(names[i] for i in order), shares[order] / shares.sum())
+        space = MixtureSpace(tuple(names[i] for i in order), shares[order] / shares.sum())
     except ValueError as error:
         raise ConfigError(f"domains: {error}") from None
+    return space if constraints is None else constrained_space(space, constraints)
 
 
 def _check_directions(study: Study) -> None:

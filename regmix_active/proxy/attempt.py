@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from regmix_active.corpus.store import TokenStore
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
+from regmix_active.proxy.blocks import TokenSource
 from regmix_active.proxy.job import ProxyJob
 from regmix_active.proxy.planning.plan import TrainingPlan
 from regmix_active.proxy.training.checkpoint import Checkpoints
@@ -25,7 +25,7 @@ from regmix_active.proxy.training.trunk import trunks
 log = logging.getLogger(__name__)
 
 
-def train_job(job: ProxyJob, store: TokenStore, device: str, folder: Path) -> list[ProxyResult]:
+def train_job(job: ProxyJob, store: TokenSource, device: str, folder: Path) -> list[ProxyResult]:
     """Train all proxies of a job.
 
     Args:
@@ -46,7 +46,7 @@ def train_job(job: ProxyJob, store: TokenStore, device: str, folder: Path) -> li
 @dataclass(frozen=True)
 class _Attempt:
     job: ProxyJob
-    store: TokenStore
+    store: TokenSource
     device: str
     folder: Path
 

@@ -32,6 +32,14 @@ Draws = Literal["low-discrepancy", "independent"]
 """How the domains of blocks are drawn; see ``proxy.domain_draws``."""
 
 
+class TokenArray(Protocol):
+    """Token ids that can be counted and picked: a 1-D integer array (may be memory-mapped), or what reads like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: NDArray[np.int64], /) -> NDArray[Any]: ...
+
+
 class TokenSource(Protocol):
     """What a proxy reads: the tokens of every domain. :class:`~regmix_active.corpus.TokenStore` is one."""
 
@@ -45,15 +53,15 @@ class TokenSource(Protocol):
         """Number of token ids."""
         ...
 
-    def train(self, domain: int) -> NDArray[Any]:
-        """Training tokens of a domain, a 1-D integer array (may be memory-mapped)."""
+    def train(self, domain: int, /) -> TokenArray:
+        """Training tokens of a domain."""
         ...
 
-    def validation(self, domain: int) -> NDArray[Any]:
+    def validation(self, domain: int, /) -> NDArray[Any]:
         """Validation tokens of a domain, a 1-D integer array (may be memory-mapped)."""
         ...
 
-    def validation_bytes_per_token(self, domain: int) -> float:
+    def validation_bytes_per_token(self, domain: int, /) -> float:
         """Bytes of text behind one validation token of a domain."""
         ...
 
@@ -131,7 +139,7 @@ def plan_blocks(
     return BlockPlan(domain, start, block_length)
 
 
-def windows(tokens: NDArray[Any], start: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+def windows(tokens: TokenArray, start: NDArray[np.int64], length: int) -> NDArray[np.int64]:
     """Cut ``(len(start), length)`` token ids out of a 1-D array, at the given starts."""
     return tokens[start[:, None] + np.arange(length)].astype(np.int64)
 

@@ -8,6 +8,9 @@ attempt, so that the command can go on from a checkpoint of its own there::
     KEY/log.txt       what the command printed, attempt after attempt
     KEY/metrics.json  what the command left: {"losses": {"books": 2.1, ...}}, with "bits_per_byte" and "tokens" if it likes
     KEY.result.json   the result
+
+With ``mixture.match_repetition``, ``mixture.json`` also holds ``"pool_shares": {"books": 0.02, ...}``: the share of each domain's
+text that the command should draw from, the same part for all proxies, so that it is repeated as often as in the target run.
 """
 
 from __future__ import annotations
@@ -66,6 +69,7 @@ class CommandJob:
         facts: What else the losses depend on.
         cwd: Folder that the command runs in.
         timeout_minutes: When it is ended; None: never.
+        pool_shares: Share of each domain's text that it should draw from; None: nothing is said, it draws from all.
     """
 
     requests: tuple[ProxyRequest, ...]
@@ -75,6 +79,7 @@ class CommandJob:
     facts: Mapping[str, str | int | float]
     cwd: Path
     timeout_minutes: float | None = None
+    pool_shares: Mapping[str, float] | None = None
 
     @property
     def key(self) -> str:
@@ -117,6 +122,7 @@ class CommandJob:
             "seed": request.init_seed,
             "data_seed": request.data_seed,
             "slot": request.slot,
+            **({} if self.pool_shares is None else {"pool_shares": dict(self.pool_shares)}),
         }
 
     def _content(self) -> dict[str, Any]:
@@ -131,6 +137,8 @@ class CommandJob:
             "facts": dict(self.facts),
             "cwd": str(self.cwd),
             "timeout_minutes": self.timeout_minutes,
+            # jobs without them keep their names
+            **({} if self.pool_shares is None else {"pool_shares": dict(self.pool_shares)}),
         }
 
 
@@ -148,6 +156,7 @@ class CommandRunner:
         cwd: Path,
         execution: ExecutionConfig | None = None,
         workers: int = 1,
+        pool_shares: Mapping[str, float] | None = None,
     ) -> None:
         """Bind the runner to its command and its devices.
 
@@ -158,6 +167,7 @@ class CommandRunner:
             cwd: Folder that the command runs in: the configuration's.
             execution: How long a job may take and how often it is tried.
             workers: Jobs that run at the same time, where proxies are proposed one by one.
+            pool_shares: Share of each domain's text that the command should draw from; None: it is not told.
 
         Raises:
             ConfigError: If there is no command, or its placeholders are wrong.
@@ -169,7 +179,7 @@ class CommandRunner:
         # Another node, or the command in its own folder, would not find relative paths.
         self._executor, self._folder, self._cwd = executor, folder.absolute(), cwd.absolute()
         self._execution = execution or ExecutionConfig()
-        self.workers = workers
+        self.workers, self._pool_shares = workers, pool_shares
         self.domains: tuple[str, ...] = tuple(settings.domains)
         self.loss_names: tuple[str, ...] = settings.losses or self.domains
 
@@ -190,6 +200,7 @@ class CommandRunner:
                 self._settings.facts,
                 self._cwd,
                 self._settings.timeout_minutes,
+                self._pool_shares,
             )
             for request in sorted(requests, key=lambda request: request.slot)
         ]

@@ -21,6 +21,7 @@ from regmix_active.config.schema import ProxyConfig
 from regmix_active.errors import ProxyError
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.proxy.planning.plan import DEFAULT_PLAN, TrainingPlan
+from regmix_active.proxy.pools import PooledSource, Pools
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ class ProxyJob:
         stopping: Early stopping, as its ``to_json`` gives it.
         checkpoint_minutes: How often a long training is saved.
         halvings: How often the stack is halved before it is tried: because a process died of it.
+        pools: The part of each domain that they draw from; None: all of it.
     """
 
     requests: tuple[ProxyRequest, ...]
@@ -52,6 +54,7 @@ class ProxyJob:
     stopping: dict[str, Any] | None = None
     checkpoint_minutes: float = 0.0
     halvings: int = 0
+    pools: Pools | None = None
 
     @property
     def key(self) -> str:
@@ -91,12 +94,15 @@ class ProxyJob:
             )
             content["proxy"], content["store"] = ProxyConfig.model_validate(content["proxy"]), Path(content["store"])
             content["plan"], trunk = TrainingPlan(**content["plan"]), content["trunk"]
-            return cls(**{**content, "trunk": trunk and tuple(trunk)})
+            pools = Pools.from_json(content["pools"]) if "pools" in content else None
+            return cls(**{**content, "trunk": trunk and tuple(trunk), "pools": pools})
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ProxyError(f"{path}: not a job file that can be read ({_line(error)}); run the search again") from None
 
     def _content(self) -> dict[str, Any]:
         requests = [{**asdict(request), "weights": request.weights.tolist()} for request in self.requests]
+        # Only where there are any: jobs without pools keep their names.
+        pools = {} if self.pools is None else {"pools": self.pools.to_json()}
         return {
             "format": FORMAT,
             "requests": requests,
@@ -108,6 +114,7 @@ class ProxyJob:
             "stopping": self.stopping,
             "checkpoint_minutes": self.checkpoint_minutes,
             "halvings": self.halvings,
+            **pools,
         }
 
 
@@ -134,7 +141,8 @@ def run_job(path: str, device: str) -> None:
     store = TokenStore.open(job.store)
     if store.fingerprint != job.fingerprint:
         raise ProxyError(f"{job.store}: the tokens changed after {path} was written; run the search again to rebuild them")
-    results = train_job(job, store, device, folder)
+    source = store if job.pools is None else PooledSource(store, job.pools, job.proxy.context + 1)
+    results = train_job(job, source, device, folder)
     if job.plan.data_parallel and not is_main_process():
         return
     write_results(result, results)

@@ -19,6 +19,7 @@ from regmix_active.execution.base import Executor
 from regmix_active.proxy.base import Propose, ProxyRequest, ProxyResult
 from regmix_active.proxy.flight import Flight, fly, fly_on
 from regmix_active.proxy.job import ProxyJob
+from regmix_active.proxy.pools import Pools
 
 if TYPE_CHECKING:
     from regmix_active.proxy.planning.planner import SwarmPlan
@@ -43,6 +44,7 @@ class SwarmRunner:
         folder: Path,
         score_only: Collection[str] = (),
         execution: ExecutionConfig = DEFAULT_EXECUTION,
+        pools: Pools | None = None,
     ) -> None:
         """Bind the runner to its tokens and its devices.
 
@@ -54,13 +56,14 @@ class SwarmRunner:
             folder: Where job and result files are kept.
             score_only: Domains of the store that are never trained on.
             execution: How often a long job is saved, how long it may take and how often it is tried.
+            pools: The part of each domain that proxies draw from; None: all of it.
 
         Raises:
             ConfigError: If one of them is not in the store, or fewer than two domains remain to be mixed.
         """
         self._store, self._proxy, self._plan, self._executor, self._folder = store, proxy, plan, executor, folder
         self._trained = mixed_domains(store.domains, score_only)
-        self._execution = execution
+        self._execution, self._pools = execution, pools
         self._stopping: EarlyStopping | None = None
 
     @property
@@ -112,6 +115,7 @@ class SwarmRunner:
                 trunk,
                 self._stopping.to_json() if self._stopping is not None else None,
                 self._execution.checkpoint_minutes,
+                pools=self._pools,
             )
             for part in np.array_split(np.arange(n), pieces)
         ]

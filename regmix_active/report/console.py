@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Column, Table
 
 from regmix_active.observer import Observer
@@ -98,39 +99,119 @@ class LiveView(Observer):
         return "" if self._best is None else f"best target {self._best:.4f}"
 
 
+class StatusView(Observer):
+    """A line that says what is done, for what takes seconds."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        """Show in a status line of a console."""
+        self._console, self._status = console, status
+
+    def on_stage(self, text: str) -> None:
+        """Show it."""
+        self._status.update(escape(text))
+
+    def on_warning(self, text: str) -> None:
+        """Print it."""
+        self._console.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
 def mixture_table(found: Recommendation) -> Table:
     """Domain by domain: natural share, found share, their ratio."""
     table = Table(title=f"Found mixture after {len(found.history)} proxies", title_justify="left")
     table.add_column("domain")
-    for column in ("natural share", "found share", "ratio", "predicted loss", "with natural"):
+    doubt = found.doubt
+    columns = ["natural share", "found share", *([] if doubt is None else [f"{doubt.level:.0%} interval"]), "ratio"]
+    for column in (*columns, "predicted loss", "with natural"):
         table.add_column(column, justify="right")
+    ranges = dict(zip(found.history.space.domains, [] if doubt is None else doubt.weights.tolist(), strict=False))
     losses = dict(zip(found.history.target.loss_names, zip(found.found.losses, found.natural.losses, strict=True), strict=True))
     rows = zip(found.history.space.domains, found.natural.weights, found.found.weights, strict=True)
     for name, natural, share in sorted(rows, key=lambda row: -row[2]):
         ratio = f"{share / natural:.2f}×" if natural > 0 else "–"
         own = [f"{loss:.3f}" for loss in losses[name]] if name in losses else ["", ""]
-        table.add_row(escape(name), f"{natural:.1%}", f"{share:.1%}", ratio, *own)
+        between = [f"{low:.1%} – {high:.1%}" for low, high in [ranges[name]]] if name in ranges else []
+        table.add_row(escape(name), f"{natural:.1%}", f"{share:.1%}", *between, ratio, *own)
     for name in sorted(losses):
         if name not in found.history.space.domains:
-            table.add_row(escape(name), "only scored", "", "", *(f"{loss:.3f}" for loss in losses[name]))
+            empty = [""] * (len(columns) - 1)
+            table.add_row(escape(name), "only scored", *empty, *(f"{loss:.3f}" for loss in losses[name]))
     return table
 
 
 def prediction_table(found: Recommendation) -> Table:
     """The predicted target of the found mixture beside those it should beat."""
     table = Table(
-        title=f"Target: {escape(found.history.target.describe())}, nats per token",
+        title=f"Target: {escape(found.history.target.describe())}, {found.history.target.unit}",
         caption="for the study's own seed: another seed moves all mixtures by about as much",
         title_justify="left",
         caption_justify="left",
     )
     for column in ("mixture", "predicted", "doubt (1 sd)", "trained"):
         table.add_column(column, justify="left" if column == "mixture" else "right")
-    named = [("found", found.found), ("natural", found.natural), ("uniform", found.uniform)]
-    for name, prediction in named:
-        table.add_row(name, f"{prediction.mean:.4f}", f"± {prediction.std:.4f}", "", style="bold" if name == "found" else "")
-    best = found.best_trained
-    table.add_row(f"best trained ({_place(found.best_slot)})", f"{best.mean:.4f}", f"± {best.std:.4f}", f"{found.best_value:.4f}")
+    best = f"best trained ({_place(found.best_slot)})"
+    named = [("found", found.found, ""), ("natural", found.natural, ""), ("uniform", found.uniform, "")]
+    for name, prediction, trained in [*named, (best, found.best_trained, f"{found.best_value:.4f}")]:
+        label = name if prediction.allowed else f"{name}, not allowed"
+        style = "bold" if name == "found" else "" if prediction.allowed else "dim"
+        table.add_row(label, f"{prediction.mean:.4f}", f"± {prediction.std:.4f}", trained, style=style)
+    return table
+
+
+def doubt_lines(found: Recommendation) -> list[str]:
+    """How far the answer can be trusted, and what would help, a sentence or two a line."""
+    doubt, unit = found.doubt, found.history.target.unit
+    lines = [f"note: {note}" for note in found.notes]
+    if doubt is None:
+        return lines
+    low, high = doubt.interval
+    lines.append(
+        f"found: {doubt.level:.0%} interval of the target {low:.4f} to {high:.4f}; better than the natural mixture with "
+        f"probability {_probability(doubt.beats_natural)}, than the best trained one {_probability(doubt.beats_best)}; the best "
+        f"mixture of all is expected to be better by {doubt.regret:.4f} {unit}"
+    )
+    if found.history.target.limits:
+        lines.append(f"all limits of the target are kept with probability {_probability(doubt.limits)}")
+    if doubt.fresh is not None and doubt.noise is not None:
+        low, high = doubt.fresh
+        lines.append(
+            f"seeds: one changes the target of all mixtures by {doubt.noise.target_offset:.4f} (1 sd), of a single one by "
+            f"{doubt.noise.target_std:.4f} more ({doubt.noise.mixtures} mixtures, {doubt.noise.seeds} seeds); a new training "
+            f"with another seed ends between {low:.4f} and {high:.4f}"
+        )
+    lines.append(f"the nearest trained mixture ({_place(doubt.nearest_slot)}) differs in {doubt.nearest:.1%} of the tokens")
+    if len(doubt.next_runs):
+        lines.append(
+            "runs that would reduce the doubt about the best region most; all of them leave "
+            f"{doubt.next_std:.0%} of that about the found mixture:"
+        )
+    lines += [f"  {i}. {shares_text(found.history.space.as_dict(run))}" for i, run in enumerate(doubt.next_runs, start=1)]
+    return lines
+
+
+def answer_tables(found: Recommendation) -> list[Table]:
+    """All tables of an answer."""
+    front = pareto_table(found)
+    return [mixture_table(found), prediction_table(found), *([] if front is None else [front])]
+
+
+def pareto_table(found: Recommendation) -> Table | None:
+    """Trade-offs between several targets; None where there is one target."""
+    front, history = found.pareto, found.history
+    if front is None:
+        return None
+    units = ", ".join(dict.fromkeys(target.unit for target in history.targets))
+    table = Table(title=f"Trade-offs: no mixture is expected to be better in every target ({units})", title_justify="left")
+    for target in history.targets:
+        table.add_column(escape(target.describe()), justify="right")
+    table.add_column("probability", justify="right")
+    table.add_column("largest shares")
+    rows = zip(front.weights, front.means, front.stds, front.probability, strict=True)
+    for i, (weights, means, stds, probability) in enumerate(rows):
+        values = [f"{mean:.4f} ± {std:.4f}" for mean, std in zip(means, stds, strict=True)]
+        shares = shares_text(history.space.as_dict(weights), least=0.05)
+        balanced = i == front.balanced
+        mark = " (balanced)" if balanced else ""
+        table.add_row(*values, f"{probability:.2f}", escape(shares) + mark, style="bold" if balanced else "")
     return table
 
 
@@ -166,3 +247,8 @@ def picture(tables: Sequence[RenderableType], title: str) -> str:
 def _place(slot: int) -> str:
     """Where a run stands in the study; imported ones have negative slots."""
     return f"slot {slot}" if slot >= 0 else "imported"
+
+
+def _probability(value: float) -> str:
+    """Of draws, of which there are some hundred."""
+    return "above 0.99" if value > 0.99 else "below 0.01" if value < 0.01 else f"{value:.2f}"

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from ruamel.yaml import YAML
 
 from regmix_active.atomic import write_atomically
@@ -37,7 +38,8 @@ from regmix_active.config.load import dump_config
 from regmix_active.config.plain_yaml import parse_yaml
 from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
-from regmix_active.report.console import mixture_table, picture, prediction_table, verification_table
+from regmix_active.report.console import answer_tables, doubt_lines, picture, verification_table
+from regmix_active.study.spec import is_structured
 from regmix_active.study.storage import public_url
 
 if TYPE_CHECKING:
@@ -113,32 +115,54 @@ class RunFolder:
             "# The resolved configuration of this run: regmix-active run --config FILE takes it.\n" + dump_config(config),
         )
 
-    def write_mixture(self, found: Recommendation, record: StudyRecord) -> None:
-        """Write the answer."""
+    def write_mixture(
+        self,
+        found: Recommendation,
+        record: StudyRecord,
+        *,
+        stopped: str | None = None,
+        target_tokens: float | None = None,
+        tokens: Mapping[str, float] | None = None,
+    ) -> None:
+        """Write the answer.
+
+        Args:
+            found: The answer.
+            record: The study.
+            stopped: Why the search ended before its budget.
+            target_tokens: Training tokens of the model that the mixture is for, if known.
+            tokens: Tokens that there are of each domain for it.
+        """
         from optuna.trial import TrialState
 
         space, target = found.history.space, found.history.target
-        content = {
+        content: dict[str, Any] = {
             "study": record.study.study_name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "target": target.describe(),
             "target_weights": {
                 name: float(weight) for name, weight in zip(target.loss_names, target.weights, strict=True) if weight
             },
-            "weights": rounded(space.as_dict(found.found.weights)),
+            "weights": space.as_dict(space.round(found.found.weights, DECIMALS)),
+            **_handed_over(target_tokens, tokens),
+            **({"notes": list(found.notes)} if found.notes else {}),
+            **({"stopped": stopped} if stopped else {}),
             "predicted": {
-                "unit": "nats per token, for the study's own seed; std is the doubt about the mean, without the noise of seeds",
+                "unit": f"{target.unit}, for the study's own seed; std is the doubt about the mean, without the noise of seeds",
                 "found": _prediction(found.found),
                 "natural": _prediction(found.natural),
                 "uniform": _prediction(found.uniform),
                 "best_trained": {**_prediction(found.best_trained), "slot": found.best_slot, "trained": _number(found.best_value)},
             },
+            **_doubt(found),
+            **_trade_offs(found),
             "predicted_losses": {
                 name: {"found": _number(a), "std": _number(s), "natural": _number(b)}
                 for name, a, s, b in zip(
                     target.loss_names, found.found.losses, found.found.losses_std, found.natural.losses, strict=True
                 )
             },
+            **({"target_spec": target.spec()} if is_structured(target.spec()) else {}),
             "natural_weights": rounded(space.as_dict(found.natural.weights)),
             "runs": {
                 "completed": record.count(TrialState.COMPLETE),
@@ -146,6 +170,7 @@ class RunFolder:
                 "failed": record.count(TrialState.FAIL),
             },
             "surrogate": found.surrogate,
+            "rule": found.rule,
             "simulated": found.simulated,
             "averaged": found.averaged,
             "seed": record.config.get("seed"),
@@ -164,12 +189,22 @@ class RunFolder:
             content, _ = parse_yaml(self.mixture.read_text(encoding="utf-8"), str(self.mixture))
             if not isinstance(content, dict):
                 raise ValueError("it holds no keys")
-            return {key: _checked(key, content[key]) for key in ("weights", "target_weights", "simulated", "averaged")}
+            spec = {"target_spec": content["target_spec"]} if "target_spec" in content else {}
+            return {key: _checked(key, content[key]) for key in ("weights", "target_weights", "simulated", "averaged")} | spec
         except ConfigError as error:
             raise ConfigError(f"{error}; {again}") from None
         except (OSError, KeyError, TypeError, ValueError) as error:
             why = f"the key {error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
             raise ConfigError(f"{self.mixture}: cannot be read ({why}); {again}") from None
+
+    def stopped(self) -> str | None:
+        """Why the search ended before its budget, as the file of the last answer says."""
+        try:
+            content, _ = parse_yaml(self.mixture.read_text(encoding="utf-8"), str(self.mixture))
+        except (OSError, ValueError, ConfigError):
+            return None
+        reason = content.get("stopped") if isinstance(content, dict) else None
+        return reason if isinstance(reason, str) else None
 
     def write_trials(self, record: StudyRecord) -> None:
         """Write one row per proxy."""
@@ -213,7 +248,7 @@ class RunFolder:
 
     def write_summary(self, found: Recommendation, verification: Verification | None = None) -> None:
         """Write the tables as a picture."""
-        tables: list[RenderableType] = [mixture_table(found), prediction_table(found)]
+        tables: list[RenderableType] = [*answer_tables(found), *map(escape, doubt_lines(found))]
         if verification is not None:
             tables += [verification_table(verification), verification.verdict]
         write_atomically(self.summary, picture(tables, f"regmix-active: {self.path.name}"))
@@ -251,8 +286,68 @@ def _checked(key: str, value: Any) -> Any:
     return value
 
 
-def _prediction(prediction: Prediction) -> dict[str, float]:
-    return {"mean": _number(prediction.mean), "std": _number(prediction.std)}
+def _prediction(prediction: Prediction) -> dict[str, Any]:
+    told: dict[str, Any] = {"mean": _number(prediction.mean), "std": _number(prediction.std)}
+    return told if prediction.allowed else {**told, "allowed": False}
+
+
+def _handed_over(target_tokens: float | None, tokens: Mapping[str, float] | None) -> dict[str, Any]:
+    """What exports need to print epochs."""
+    if target_tokens is None:
+        return {}
+    return {"target_tokens": _count(target_tokens), "tokens": {name: _count(n) for name, n in (tokens or {}).items()}}
+
+
+def _count(tokens: float) -> int | float:
+    return int(tokens) if float(tokens).is_integer() else float(tokens)
+
+
+def _doubt(found: Recommendation) -> dict[str, Any]:
+    """How far the answer can be trusted."""
+    doubt, space = found.doubt, found.history.space
+    if doubt is None:
+        return {}
+    told: dict[str, Any] = {
+        "probability_of_intervals": doubt.level,
+        "interval": [_number(end) for end in doubt.interval],
+        **({} if doubt.fresh is None else {"interval_for_another_seed": [_number(end) for end in doubt.fresh]}),
+        "beats_natural": _number(doubt.beats_natural),
+        "beats_best_trained": _number(doubt.beats_best),
+        "expected_regret": _number(doubt.regret),
+        **({"limits_kept": _number(doubt.limits)} if found.history.target.limits else {}),
+        "nearest_trained": {"slot": doubt.nearest_slot, "total_variation": _number(doubt.nearest)},
+        "weights": {
+            name: [_number(low), _number(high)] for name, (low, high) in zip(space.domains, doubt.weights.tolist(), strict=True)
+        },
+    }
+    if doubt.noise is not None:
+        told["noise_of_seeds"] = {
+            "mixture": _number(doubt.noise.target_std),
+            "seed": _number(doubt.noise.target_offset),
+            "mixtures": doubt.noise.mixtures,
+            "seeds": doubt.noise.seeds,
+        }
+    runs = [space.as_dict(space.round(row, DECIMALS)) for row in doubt.next_runs]
+    return {"doubt": told, "next_runs": runs}
+
+
+def _trade_offs(found: Recommendation) -> dict[str, Any]:
+    """The mixtures that no other beats in every target."""
+    front, history = found.pareto, found.history
+    if front is None:
+        return {}
+    names = [target.describe() for target in history.targets]
+    rows = zip(front.weights, front.means, front.stds, front.probability, strict=True)
+    members = [
+        {
+            "targets": {name: _number(mean) for name, mean in zip(names, means, strict=True)},
+            "std": {name: _number(std) for name, std in zip(names, stds, strict=True)},
+            "probability": _number(probability),
+            "weights": history.space.as_dict(history.space.round(weights, DECIMALS)),
+        }
+        for weights, means, stds, probability in rows
+    ]
+    return {"pareto": {"balanced": front.balanced, "members": members}}
 
 
 def _number(value: float | np.float64 | NDArray[np.float64]) -> float:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,10 @@ from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
 from regmix_active.recommend.simulate import Recommendation, judge, recommend
 from regmix_active.report.folder import RunFolder, rounded
+from regmix_active.search.finite import target_tokens_of
 from regmix_active.search.loop import SearchLoop
 from regmix_active.search.meanings import command_meaning, runner_meaning, swarm_meaning
+from regmix_active.search.spaces import feasible_space, needless
 from regmix_active.strategies import Strategy, load_strategy
 from regmix_active.study.imported import ImportedRun
 from regmix_active.study.lock import RUN_LOCK, exclusive, study_lock
@@ -117,7 +120,7 @@ class ActiveSearch:
             budget: Completed proxy runs in the whole study; default ``search.budget``.
 
         Raises:
-            ConfigError: If the budget is too small for the surrogate.
+            ConfigError: If the budget is too small for the surrogate, or no mixture is allowed.
             StrategyError: If the strategy cannot be loaded, or fails.
             StudyMismatchError: If the run folder holds a study of another meaning.
             StudyBusyError: If another process is writing it.
@@ -135,7 +138,11 @@ class ActiveSearch:
         # The locks first: whoever is refused must not have touched what the other one trains with.
         with self._writing(), self._running(self.folder.jobs) as (runner, meaning):
             target = Target.parse(config.target, runner.loss_names)
+            space = feasible_space(config, meaning)  # before anything is written
+            for note in needless(space):
+                self.observer.on_warning(note)
             record = self.open_record(create=True)
+            record.allow(space)
             # The study is in the storage, so it need not say where; and a URL may hold a password.
             record.claim(meaning, config.model_dump(mode="json", exclude={"study"}), config.target)
             self.folder.write_config(config)
@@ -149,6 +156,8 @@ class ActiveSearch:
                 config.seed,
                 common_random_numbers=config.proxy.common_random_numbers,
                 observer=self.observer,
+                surrogate=self.surrogate,
+                targets=self._targets(runner.loss_names),
             )
             try:
                 loop.run()
@@ -156,8 +165,8 @@ class ActiveSearch:
                 self.folder.write_trials(record)
                 raise
             self.folder.write_trials(record)
-            found = self._recommended(record, target, None)
-            self._write(found, record)
+            found = self._recommended(record, target, None, self._targets(runner.loss_names))
+            self._write(found, record, loop.stopped)
         return found
 
     def recommend(self, target: Any = None, top_k: int | None = None) -> Recommendation:
@@ -174,8 +183,9 @@ class ActiveSearch:
         with self._writing():
             record = self.open_record()
             spec = self.config.target if target is None else target
-            found = self._recommended(record, Target.parse(spec, record.meaning.loss_names), top_k)
-            self._write(found, record)
+            names = record.meaning.loss_names
+            found = self._recommended(record, Target.parse(spec, names), top_k, self._targets(names) if target is None else ())
+            self._write(found, record, self.folder.stopped())
         return found
 
     def answer(self) -> Recommendation:
@@ -188,13 +198,13 @@ class ActiveSearch:
         if not self.folder.mixture.is_file():
             return self.recommend()
         written, record = self.folder.read_mixture(), self.open_record()
-        history = record.history(Target.parse(written["target_weights"], record.meaning.loss_names))
+        spec = written.get("target_spec", written["target_weights"])
+        history = record.history(Target.parse(spec, record.meaning.loss_names))
         try:
             weights = history.space.from_dict(written["weights"])
         except (TypeError, ValueError) as error:
             again = f"write it anew with: regmix-active recommend {self.folder.path}"
             raise ConfigError(f"{self.folder.mixture}: {error}; {again}") from None
-        self.surrogate.fit(history.mixtures, history.losses)
         return judge(history, self.surrogate, weights, written["simulated"], written["averaged"])
 
     def verify(self, found: Recommendation, seeds: int | None = None) -> Verification:
@@ -230,6 +240,10 @@ class ActiveSearch:
         """
         if self._runner is not None:
             runner = self._runner
+            if self.config.mixture.match_repetition:
+                raise ConfigError(
+                    "mixture.match_repetition: a runner of your own chooses its text itself; match it there, and say so in `facts`"
+                )
             return runner_meaning(runner.domains, self._natural, runner.loss_names, self.config.seed, self._facts)
         if self.config.runner.command is not None:
             return command_meaning(self.config)
@@ -278,10 +292,19 @@ class ActiveSearch:
                 f"{self.folder.path}: no study there ({self.folder.study.name} is missing); start one: regmix-active run"
             )
         storage = open_storage(self.storage, writing=create)
-        return StudyRecord(open_study(storage, self.storage, self.config.name, create=create), self._guard)
+        record = StudyRecord(open_study(storage, self.storage, self.config.name, create=create), self._guard)
+        if not create:
+            record.allow(feasible_space(self.config, record.meaning))
+        return record
 
-    def _recommended(self, record: StudyRecord, target: Target, top_k: int | None) -> Recommendation:
-        history = record.history(target)
+    def _targets(self, loss_names: Sequence[str]) -> tuple[Target, ...]:
+        """Those of which a trade-off is sought; none if there is one target only."""
+        return tuple(Target.parse(spec, loss_names) for spec in self.config.targets.values())
+
+    def _recommended(
+        self, record: StudyRecord, target: Target, top_k: int | None, targets: tuple[Target, ...] = ()
+    ) -> Recommendation:
+        history = replace(record.history(target), targets=targets)
         if history.known < self.surrogate.minimum_runs:
             raise StudyError(
                 f"{self.folder.path}: the study holds {history.known} completed proxies; the surrogate {self.surrogate.name!r} "
@@ -290,10 +313,28 @@ class ActiveSearch:
         self.observer.on_stage("simulating")
         rng = np.random.default_rng([self.config.seed, 4])
         settings = self.config.recommend
-        return recommend(history, self.surrogate, settings.simulations, top_k or settings.top_k, rng, settings.caution)
+        return recommend(
+            history,
+            self.surrogate,
+            settings.simulations,
+            top_k or settings.top_k,
+            rng,
+            settings.caution,
+            rule=settings.rule,
+            level=settings.interval,
+            draws=settings.draws or None,
+            watch=self._watch,
+        )
 
-    def _write(self, found: Recommendation, record: StudyRecord) -> None:
-        self.folder.write_mixture(found, record)
+    def _watch(self, text: str, done: int, total: int) -> None:
+        """Pass on how the answer comes along."""
+        self.observer.on_stage(f"{text} ({done / total:.0%})" if done else text)
+
+    def _write(self, found: Recommendation, record: StudyRecord, stopped: str | None) -> None:
+        tokens = None
+        if self.config.mixture.target_tokens is not None:
+            tokens = dict(zip(record.meaning.domains, target_tokens_of(self.config, record.meaning).tolist(), strict=True))
+        self.folder.write_mixture(found, record, stopped=stopped, target_tokens=self.config.mixture.target_tokens, tokens=tokens)
         self.folder.write_summary(found)
         log.info("found %s, predicted %.4f nats per token", rounded(found.weights), found.found.mean)
 

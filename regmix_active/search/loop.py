@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from regmix_active.config.schema import SearchConfig
@@ -21,10 +22,14 @@ from regmix_active.mixture.initial import INITIAL_DESIGNS
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRequest, ProxyResult, ProxyRunner, StoppingRunner, StreamingRunner
+from regmix_active.search.stopping import reason_to_stop, remaining_improvement
 from regmix_active.strategies import Strategy
 from regmix_active.study.history import History
+from regmix_active.study.noise import without_offsets
 from regmix_active.study.record import StudyRecord
 from regmix_active.study.target import Target
+from regmix_active.surrogate.base import Surrogate
+from regmix_active.surrogate.gaussian_process import GaussianProcess
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +39,9 @@ TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 FAILURE_WINDOW, LEAST_JUDGED = 20, 5
 """Results by which a search is judged that most proxies fail, and how many there must be."""
+
+NOISE_RUNS, NOISE_SHARE, NOISE_BUDGET = 4, 16, 32
+"""Mixtures that are trained with a second seed by default: at most so many, one per so many proxies, none of a smaller budget."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class SearchLoop:
         *,
         common_random_numbers: bool = True,
         observer: Observer | None = None,
+        surrogate: Surrogate | None = None,
+        targets: tuple[Target, ...] = (),
     ) -> None:
         """Bring the parts together.
 
@@ -72,14 +82,22 @@ class SearchLoop:
             seed: Seed of the study.
             common_random_numbers: Same initial weights and block order for all proxies.
             observer: Told what happens.
+            surrogate: What says whether going on is worth it (``search.stop_when``); default: the strategy's.
+            targets: Two or more of which a trade-off is sought; default: `target` alone.
         """
+        self.targets = targets
         self.record, self.runner, self.strategy, self.target = record, runner, strategy, target
         self.settings, self.seed, self.common_random_numbers = settings, seed, common_random_numbers
         self.observer = observer or Observer()
+        own = getattr(strategy, "surrogate", None)
+        self.surrogate = surrogate or (own if isinstance(own, Surrogate) else GaussianProcess())
+        self.stopped: str | None = None
+        """Why the search ended before its budget; None if it did not."""
         self._failures: list[bool] = []
+        self._references: NDArray[np.float64] | None = None
 
     def run(self) -> None:
-        """Train until the study has `settings.budget` completed proxies.
+        """Train until the study has `settings.budget` completed proxies, or until :attr:`stopped` says why there are fewer.
 
         Raises:
             ProxyError: If too many proxies in a row fail.
@@ -87,6 +105,7 @@ class SearchLoop:
         """
         history = self.record.history(self.target)
         self._check_runner()
+        self._references = history.references if len(history) else None
         known = history.values[np.isfinite(history.values)]
         best = float(known.min()) if len(known) else None
         self.observer.on_start(self.record.count(*TRAINED), self.settings.budget, best)
@@ -100,7 +119,7 @@ class SearchLoop:
             )
             self._stream([], more=True)
         else:
-            while (planned := self._next_round()) is not None:
+            while not self._is_enough() and (planned := self._next_round()) is not None:
                 self._train(planned)
 
     def _check_runner(self) -> None:
@@ -112,12 +131,16 @@ class SearchLoop:
         settings = self.settings
         if settings.pruner != "none" and not isinstance(self.runner, StoppingRunner):
             raise ConfigError(f"search.pruner: {settings.pruner} needs the swarm's learning curves; this runner has none")
+        if settings.pruner != "none" and (self.target.worst or self.target.excess_over is not None):
+            raise ConfigError("search.pruner: judges curves by a weighed sum of losses; set it to none for this target")
         if not settings.asynchronous:
             return
         if not isinstance(self.runner, StreamingRunner):
             raise ConfigError("search.asynchronous: this runner trains in rounds only; set it to false")
         if settings.pruner != "none":
             raise ConfigError("search.pruner: compares the proxies of rounds; set it to none, or search.asynchronous to false")
+        if settings.stop_when is not None:
+            raise ConfigError("search.stop_when: is looked at between rounds; leave it out, or set search.asynchronous to false")
         if settings.replicates > 1:
             raise ConfigError("search.replicates: belong to one round; set it to 1, or search.asynchronous to false")
 
@@ -171,7 +194,7 @@ class SearchLoop:
             self.observer.on_result(result, None)
         else:
             losses = np.array([[result.losses[name] for name in self.target.loss_names]])
-            value = float(self.target(losses)[0])
+            value = float(self.target(losses, self._references)[0])
             log.info("slot %d: target %.4f in %.1f s", result.slot, value, result.seconds)
             self.observer.on_result(result, value)
 
@@ -201,12 +224,34 @@ class SearchLoop:
             return self._plan(index, first, size)
         return self._round(index)
 
+    def _is_enough(self) -> bool:
+        """Whether further proxies are expected to gain less than they should; looked at when a round of the strategy would be next.
+
+        A function of what the study holds, so that a search that was stopped stays so when it is run again.
+        """
+        tolerance, first = self.settings.stop_when, self.record.count()
+        if tolerance is None or self.settings.budget <= self.record.count(*TRAINED):
+            return False
+        history = self._history(first)
+        if first < self._initial or history.known < self.strategy.least_runs:
+            return False
+        self.observer.on_stage("looking at what is left to gain")
+        remaining = remaining_improvement(history, self.surrogate, np.random.default_rng([self.seed, first, 5]))
+        log.info("after %d proxies: expected remaining improvement %.4g", first, remaining)
+        self.stopped = reason_to_stop(remaining, tolerance, len(history), self.target.unit)
+        if self.stopped is not None:
+            log.info("stopped: %s", self.stopped)
+            self.observer.on_warning(f"stopped: {self.stopped}")
+        return self.stopped is not None
+
     def _next_round(self) -> Round | None:
         missing = self.settings.budget - self.record.count(*TRAINED)
         if missing <= 0:
             return None
         first = self.record.count()
         wanted = self._initial - first if first < self._initial else self._batch_size(first)
+        if first == 0 and self._initial > 0:
+            wanted += self._noise_runs
         return self._plan(len(self.record.rounds()), first, min(wanted, missing))
 
     def _next_company(self, most: int, workers: int) -> Round | None:
@@ -227,6 +272,25 @@ class SearchLoop:
         """Proxies of the initial design; runs that were imported stand for as many of them."""
         return max(self.settings.initial - self.record.covered(), 0)
 
+    @property
+    def _noise_runs(self) -> int:
+        """Mixtures of the initial design that are trained with a second seed.
+
+        They belong to the first round, so that a study that was begun without any goes on without any.
+        """
+        settings = self.settings
+        if settings.noise_runs != "auto":
+            return min(settings.noise_runs, self._initial)
+        if settings.asynchronous or settings.replicates > 1 or settings.budget < NOISE_BUDGET:
+            return 0
+        return min(NOISE_RUNS, settings.budget // NOISE_SHARE, self._initial)
+
+    def _history(self, first: int) -> History:
+        """What is known before slot `first`, as the study's own seed would have shown it."""
+        history = replace(self.record.history(self.target).before(first), targets=self.targets)
+        self._references = history.references if len(history) else None
+        return without_offsets(history)
+
     def _plan(self, index: int, first: int, size: int, *, alone: bool = False) -> Round:
         """Propose a round and write it into the study before anything trains.
 
@@ -236,10 +300,14 @@ class SearchLoop:
             size: Proxies in it.
             alone: It is one job beside others, which go on.
         """
-        history = self.record.history(self.target).before(first)
+        history = self._history(first)
         if first < self._initial or history.known < self.strategy.least_runs:
             proposer = INITIAL_DESIGN
-            mixtures = self._initial_design(history.space, first, size)
+            again = max(size - self._initial, 0) if first == 0 and self._initial > 0 else 0
+            mixtures = self._initial_design(history.space, first, size - again)
+            # Spread over the design: what a seed does may depend on the mixture.
+            rows = np.linspace(0, size - again - 1, again).round().astype(np.intp)
+            plan = [(row, 0) for row in mixtures] + [(mixtures[row], 1) for row in rows]
         else:
             proposer = self.strategy.name
             self.observer.on_stage(f"round {index}: choosing")
@@ -247,8 +315,9 @@ class SearchLoop:
             # Diverged mixtures are as good as pending: nothing is to be learnt from another proxy there.
             pending = np.concatenate([self.record.pending(first), history.diverged.reshape(-1, history.space.dim)])
             mixtures = self._proposed(history, pending, distinct, np.random.default_rng([self.seed, first]))
-        copies = self.settings.replicates if proposer != INITIAL_DESIGN else 1
-        requests = [self.request(first + i, mixtures[i // copies], i % copies) for i in range(size)]
+            copies = self.settings.replicates
+            plan = [(mixtures[i // copies], i % copies) for i in range(size)]
+        requests = [self.request(first + i, weights, replicate) for i, (weights, replicate) in enumerate(plan)]
         self.record.plan(requests, index, size, proposer, alone=alone)
         return self._round(index)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike
 from regmix_active.config.schema import RunConfig
 from regmix_active.corpus.store import TokenStore
 from regmix_active.mixture.space import MixtureSpace
+from regmix_active.search.matching import match_pools, match_shares
 from regmix_active.study.meaning import Meaning
 
 
@@ -32,18 +34,27 @@ def runner_meaning(
 
 
 def command_meaning(config: RunConfig) -> Meaning:
-    """Of a ``runner.command``; its text is no fact, because a path in it may change."""
+    """Of a ``runner.command``; its text is no fact, because a path in it may change.
+
+    Raises:
+        ConfigError: If repetition is to be matched, and cannot be.
+    """
     runner = config.runner
     tokens = np.array(list(runner.domains.values()))
     facts = {f"runner.facts.{key}": value for key, value in runner.facts.items()}
-    return runner_meaning(tuple(runner.domains), tokens / tokens.sum(), runner.losses or tuple(runner.domains), config.seed, facts)
+    losses = runner.losses or tuple(runner.domains)
+    meaning = runner_meaning(tuple(runner.domains), tokens / tokens.sum(), losses, config.seed, facts)
+    if (matched := match_shares(config, meaning)) is None:
+        return meaning
+    return replace(meaning, facts={**meaning.facts, **matched.facts})
 
 
 def swarm_meaning(config: RunConfig, store: TokenStore) -> Meaning:
     """Of the built-in proxies on a corpus.
 
     Raises:
-        ConfigError: If ``score_only`` names an unknown domain, or leaves fewer than two to be mixed.
+        ConfigError: If ``score_only`` names an unknown domain, or leaves fewer than two to be mixed; or if repetition is to be
+            matched, and cannot be.
     """
     from regmix_active.proxy.runner import mixed_domains
 
@@ -60,4 +71,6 @@ def swarm_meaning(config: RunConfig, store: TokenStore) -> Meaning:
         from regmix_active.proxy.model.hf import shape_digest
 
         facts["proxy.hf.shape"] = shape_digest(config.proxy, store.vocab_size)
+    if (matched := match_pools(config, store)) is not None:
+        facts |= matched.facts
     return runner_meaning(domains, shares / shares.sum(), store.domains, config.seed, facts)

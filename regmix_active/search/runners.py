@@ -13,6 +13,7 @@ from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
+from regmix_active.search.matching import match_pools, match_shares
 from regmix_active.search.meanings import command_meaning, swarm_meaning
 from regmix_active.study.meaning import Meaning
 
@@ -69,20 +70,27 @@ def ready_to_train(
                 "runner.command: ranks of a launch train the built-in proxies only; start the search without a launcher, on "
                 "several machines by execution.executor: slurm or ray"
             )
+        meaning = command_meaning(config)
+        told = match_shares(config, meaning)
+        for warning in told.warnings if told is not None else ():
+            observer.on_warning(warning)
         with open_executor(machines, execution, task=run_command_job, folder=jobs) as executor:
-            cwd = Path(config.runner.folder or ".")
-            runner = CommandRunner(config.runner, executor, jobs, cwd, execution, len(machines.devices))
-            yield Training(runner, command_meaning(config))
+            cwd, shares = Path(config.runner.folder or "."), told.shares if told is not None else None
+            yield Training(CommandRunner(config.runner, executor, jobs, cwd, execution, len(machines.devices), shares), meaning)
         return
     from regmix_active.proxy.job import run_job
     from regmix_active.proxy.runner import SwarmRunner
 
     store = _corpus(config, observer)
-    meaning = swarm_meaning(config, store)
+    meaning, matched = swarm_meaning(config, store), match_pools(config, store)
+    for warning in matched.warnings if matched is not None else ():
+        observer.on_warning(warning)
     plan = _planned(config.model_copy(update={"execution": execution}), machines, store, jobs, plans, observer.on_stage)
     together = plan.training.data_parallel
     with open_executor(machines, execution, together=together, task=run_job, folder=jobs) as executor:
-        yield Training(SwarmRunner(store, config.proxy, plan, executor, jobs, config.score_only, execution), meaning, plan)
+        pools = matched.pools if matched is not None else None
+        runner = SwarmRunner(store, config.proxy, plan, executor, jobs, config.score_only, execution, pools)
+        yield Training(runner, meaning, plan)
 
 
 def _corpus(config: RunConfig, observer: Observer) -> TokenStore:

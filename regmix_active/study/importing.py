@@ -160,9 +160,14 @@ def parse_renames(texts: Sequence[str]) -> dict[str, str]:
 
 
 def trial_runs(record: StudyRecord, *, imported: bool = True) -> list[ImportedRun]:
-    """What a study of ours has learnt: its completed proxies, after what it imported itself (unless that is not wanted)."""
+    """What a study of ours has learnt: its completed proxies, after what it imported itself (unless that is not wanted).
+
+    Proxies of a second seed are left out: they differ from the others by more than their mixtures.
+    """
     runs = []
-    for trial in [*(record.imported() if imported else ()), *record.trials(TrialState.COMPLETE)]:
+    completed = record.trials(TrialState.COMPLETE)
+    first = [trial for trial, number in zip(completed, record.seed_numbers(completed), strict=True) if number == 0]
+    for trial in [*(record.imported() if imported else ()), *first]:
         attributes = trial.user_attrs
         name = attributes.get("run") or f"slot {attributes['slot']}"
         runs.append(ImportedRun(str(name), record.weights(trial), dict(attributes["losses"]), tuple(attributes.get("notes", ()))))

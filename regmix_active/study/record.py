@@ -54,6 +54,7 @@ class StudyRecord:
         self.study = study
         self._durable = Durable(f"study {study.study_name!r}", guard)
         self._sound: set[tuple[int, TrialState]] = set()
+        self._space: MixtureSpace | None = None
         # Written once when the study is claimed, so it is read once: every look at a study's attributes is a query.
         self._header: dict[str, Any] | None = self._attributes().get("regmix_active")
         if self._header is None and self._trials():
@@ -83,8 +84,14 @@ class StudyRecord:
 
     @property
     def space(self) -> MixtureSpace:
-        """The feasible set of the study."""
-        return MixtureSpace(self.meaning.domains, np.array(self.meaning.natural))
+        """The feasible set: what :meth:`allow` was told, else all mixtures of the study's domains."""
+        if self._space is None:
+            self._space = MixtureSpace(self.meaning.domains, np.array(self.meaning.natural))
+        return self._space
+
+    def allow(self, space: MixtureSpace) -> None:
+        """Narrow the feasible set for this process. What was trained before stays known, whether it is allowed or not."""
+        self._space = space
 
     @property
     def config(self) -> dict[str, Any]:
@@ -256,7 +263,20 @@ class StudyRecord:
             self._slots(trials)[order],
             self._mixtures(diverged),
             self._slots(diverged),
+            replicates=self.seed_numbers(trials)[order],
         )
+
+    def seed_numbers(self, trials: Sequence[FrozenTrial]) -> NDArray[np.int64]:
+        """Number of each trial's seed, in the order in which seeds came up; zeros where every proxy has a seed of its own."""
+        planned = [self._seeds(t) for t in self.trials()]
+        number = {seeds: i for i, seeds in enumerate(dict.fromkeys(planned))}
+        if len(number) == len(planned):
+            number = {}
+        return np.array([number.get(self._seeds(t), 0) for t in trials], dtype=np.int64)
+
+    @staticmethod
+    def _seeds(trial: FrozenTrial) -> tuple[Any, Any]:
+        return trial.user_attrs.get("init_seed"), trial.user_attrs.get("data_seed")
 
     def _mixtures(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
         return np.array([self.weights(t) for t in trials]).reshape(len(trials), len(self.meaning.domains))

@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from regmix_active.errors import ConfigError
 from regmix_active.study.run_csv import ID_COLUMNS, by_id, check_weights, id_columns, read_csv, some
+from regmix_active.study.spec import number
 from regmix_active.study.target import Target
 
 RATIOS, METRICS, TRIALS = "ratios.csv", "metrics.csv", "trials.csv"
@@ -100,7 +101,7 @@ class RunTable:
             short = self.loss_names[self.loss(name)]
             if short in weights:
                 raise ConfigError(f"target: the loss '{short}' is weighed twice; name it once")
-            weights[short] = float(weight)
+            weights[short] = number(weight, short)
         return Target.parse(weights, self.loss_names)
 
     def aligned(self, other: RunTable) -> RunTable:

@@ -26,6 +26,9 @@ from regmix_active.surrogate.warp import Warp, warped
 CHUNK = 1024
 """Mixtures predicted at once: what fits a core's cache."""
 
+SOLVED = 256
+"""Mixtures whose covariances are solved for at once; more of them leave the cache."""
+
 HELD = 2**26
 """Numbers of the matrix V that are held between calls; a larger one is computed when a covariance is asked for, in float32."""
 
@@ -160,8 +163,8 @@ class ExactProcesses:
 
     def _solved(self, Z: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """By chunks of the mixtures: where it starts, covariance with the observations and V = L⁻¹ of it, ``(m, n, chunk)``."""
-        for start in range(0, Z.shape[1], CHUNK):
-            cross = self._kernel(self._inputs, Z[:, start : start + CHUNK])
+        for start in range(0, Z.shape[1], SOLVED):
+            cross = self._kernel(self._inputs, Z[:, start : start + SOLVED])
             yield start, cross, torch.linalg.solve_triangular(self._L, cross, upper=False)
 
 

@@ -6,9 +6,11 @@ import contextlib
 import pickle
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from regmix_active.mixture.constraints import Bound, Constraints
 from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.study.history import History
 from regmix_active.study.target import Target
@@ -32,6 +34,24 @@ def problem_space(d: int) -> MixtureSpace:
     return MixtureSpace(tuple(f"domain-{i}" for i in range(d)), shares / shares.sum())
 
 
+def bounded_space(d: int) -> MixtureSpace:
+    """`d` domains, four or more, with a floor, a cap, a fixed share and a group."""
+    space, unit = problem_space(d), np.eye(d)
+    bounds = (
+        Bound("mixture.floors.domain-1", "domain-1 at least 0.05", unit[1], low=0.05),
+        Bound("mixture.caps.domain-0", "domain-0 at most 0.3", unit[0], high=0.3),
+        Bound(f"mixture.fixed.domain-{d - 1}", f"domain-{d - 1} is 0.1", unit[-1], low=0.1, high=0.1),
+        Bound("mixture.groups.front", "front at least 0.2 and at most 0.5", unit[:3].sum(axis=0), low=0.2, high=0.5),
+    )
+    return MixtureSpace(space.domains, space.natural, Constraints(bounds))
+
+
+def sparse_space(d: int) -> MixtureSpace:
+    """`d` domains of which a mixture uses two to four, each with at least a twentieth of it."""
+    space = problem_space(d)
+    return MixtureSpace(space.domains, space.natural, Constraints(at_least=2, at_most=4, smallest=0.05))
+
+
 def broad_mixtures(space: MixtureSpace, n: int, seed: int) -> Mixtures:
     """Mixtures from nearly single domains to nearly uniform ones, shape ``(n, d)``."""
     rng = np.random.default_rng([seed, space.dim])
@@ -40,7 +60,14 @@ def broad_mixtures(space: MixtureSpace, n: int, seed: int) -> Mixtures:
 
 
 def problem_history(
-    d: int, n: int, seed: int, target: str | dict[str, float] = "mean", *, missing: bool = False, extra: Mixtures | None = None
+    d: int,
+    n: int,
+    seed: int,
+    target: str | dict[str, Any] = "mean",
+    *,
+    missing: bool = False,
+    extra: Mixtures | None = None,
+    space: MixtureSpace | None = None,
 ) -> History:
     """A search after its first proxies.
 
@@ -51,8 +78,9 @@ def problem_history(
         target: What is minimised; the losses are ``loss-0`` to ``loss-2``.
         missing: Leave out a fifth of the second loss and a fifth of the third.
         extra: Finished proxies besides, shape ``(k, d)``.
+        space: The feasible set; default: the simplex.
     """
-    space = problem_space(d)
+    space = space or problem_space(d)
     mixtures = broad_mixtures(space, n, seed)
     if extra is not None:
         mixtures = np.concatenate([mixtures, extra])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,8 +13,9 @@ from regmix_active.mixture.space import Mixtures, MixtureSpace
 from regmix_active.strategies import AcquisitionStrategy, Strategy
 from regmix_active.strategies.candidates import RESOLUTION
 from regmix_active.study.history import History
+from regmix_active.study.target import Target
 
-from .problems import broad_mixtures, global_generators, problem_history
+from .problems import bounded_space, broad_mixtures, global_generators, problem_history, sparse_space
 from .report import Check, ConformanceReport, examine
 
 DOMAINS = 17
@@ -24,7 +26,7 @@ BATCH = 8
 def check_strategy(strategy: Strategy, *, seed: int = 0) -> ConformanceReport:
     """Examine a strategy: feasible batches of the right size, seeded, without repetitions, for any number of domains.
 
-    It is asked some twenty times for mixtures of searches with 8 to 24 finished proxies, 2 to 100 domains and three losses.
+    It is asked some thirty times for mixtures of searches with 8 to 24 finished proxies, 2 to 100 domains and three losses.
 
     Args:
         strategy: What to examine, such as ``MyStrategy()``; cheap options make it faster and hide nothing.
@@ -51,6 +53,10 @@ def check_strategy(strategy: Strategy, *, seed: int = 0) -> ConformanceReport:
         "8 finished proxies, the least that a search asks with": ask.few_runs,
         "one loss as the target": ask.single_loss,
         "losses that are missing": ask.missing_losses,
+        "floors, caps, groups, and few domains at once": ask.constraints,
+        "the worst loss as the target": ask.worst_case,
+        "limits to other losses": ask.limits,
+        "two targets at once": ask.trade_off,
         "mixtures in training and trained ones are not proposed again": ask.known_mixtures,
         "equal arguments, equal answer": ask.reproducible,
         "no randomness but the generator that it is handed": ask.global_randomness,
@@ -100,6 +106,31 @@ class Asking:
         self._proposed(check, problem_history(DOMAINS, 24, self.seed, {"loss-0": 1.0}, missing=True), BATCH)
         if check.faults:
             check.note("a missing loss is NaN in history.losses, and so is the target in history.values that needs it")
+
+    def constraints(self, check: Check) -> None:
+        """Also where trained mixtures break them, which they may when constraints were added later."""
+        broken = np.eye(DOMAINS)[:2]
+        for space in (bounded_space(DOMAINS), sparse_space(DOMAINS)):
+            self._proposed(check, problem_history(DOMAINS, RUNS, self.seed, extra=broken, space=space), BATCH)
+
+    def worst_case(self, check: Check) -> None:
+        """Not linear in the losses, and with references."""
+        target = {"weights": "mean", "worst": True, "excess_over": "natural"}
+        self._proposed(check, problem_history(DOMAINS, RUNS, self.seed, target), BATCH)
+
+    def limits(self, check: Check) -> None:
+        """Some that can be kept, and one that no mixture can."""
+        for ceiling in ({"above_natural": 0.01, "probability": 0.9}, {"at_most": 0.1}):
+            target = {"weights": {"loss-0": 1.0}, "limits": {"loss-1": ceiling}}
+            self._proposed(check, problem_history(DOMAINS, RUNS, self.seed, target), BATCH)
+
+    def trade_off(self, check: Check) -> None:
+        """Targets of a trade-off are in history.targets; who looks for one answer only may ignore them."""
+        for space in (None, bounded_space(DOMAINS)):
+            history = problem_history(DOMAINS, RUNS, self.seed, {"loss-0": 1.0}, space=space)
+            worst = {"weights": {"loss-1": 1, "loss-2": 1}, "worst": True, "limits": {"loss-0": {"above_natural": 0.05}}}
+            targets = (history.target, Target.parse(worst, history.target.loss_names))
+            self._proposed(check, replace(history, targets=targets), BATCH)
 
     def known_mixtures(self, check: Check) -> None:
         """What is trained or in training teaches nothing the second time: the optimum itself, and what it just proposed."""

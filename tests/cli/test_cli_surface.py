@@ -15,10 +15,12 @@ from click.testing import CliRunner
 from regmix_active.cli import VERBS, cli
 
 SURFACE = {
-    "run": "--accelerate-config --async --budget --config --executor --name --out --seed --set --storage --strategy --surrogate "
-    "--target --verify --workers",
+    "run": "--accelerate-config --async --budget --config --excess-over --executor --limit --name --out --relative --seed --set "
+    "--storage --strategy --surrogate --target --verify --workers --worst",
     "status": "--storage RUN",
-    "recommend": "--simulations --storage --surrogate --target --top-k RUN",
+    "recommend": "--excess-over --interval --limit --relative --rule --simulations --storage --surrogate --target --top-k --worst "
+    "RUN",
+    "export": "--force --format --lengths --mixture --option --output --paths --sequence-length --target-tokens --tokens RUN",
     "import": "--absent-is-zero --config --dry-run --map --out --scale --set --storage --study SOURCE",
     "study": "",
     "study fork": "--config --dry-run --merge --out --set --split --storage OLD",
@@ -29,6 +31,7 @@ SURFACE = {
     "benchmark": "",
     "benchmark search": "--batch --budget --game --initial-design --jobs --json --methods --noise --plots --pool-runs "
     "--regmix-runs --scale --seeds --strategy --surrogate --target TABLES",
+    "benchmark decision": "--batch --jobs --json --level --max-ratio --natural --runs --scale --seeds --study-runs --target TABLE",
     "benchmark swarm": "--config --json --mode --plot --processes --repeats --set --stacks --tokens",
     "benchmark proxy": "--config --jobs --json --mixtures --noise --out --plot --reference-seeds --reference-set --seeds --set",
     "strategies": "--check",

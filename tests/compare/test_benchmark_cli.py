@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from regmix_active.cli.benchmark_search import command as benchmark
 from regmix_active.compare import methods
-from regmix_active.config.schema import RecommendConfig
+from regmix_active.config.recommend import RecommendConfig
 from regmix_active.errors import ConfigError, RegmixActiveError
 from regmix_active.strategies import registry
 from regmix_active.study.table import RunTable

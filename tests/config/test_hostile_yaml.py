@@ -254,7 +254,10 @@ def test_no_number_of_a_dictionary_is_infinite(file: Path, value: str) -> None:
 def test_flags_are_true_or_false(file: Path, value: str) -> None:
     for key in FLAGS:
         text, line = written(key, value)
-        assert refusal(file, text).startswith(f"{file}:{line}: key '{key}': "), key
+        message = refusal(file, text)
+        # A section that as a whole makes no sense with what was meant says that first.
+        whole = f"{file}:1: key '{key.rpartition('.')[0]}': {key.rpartition('.')[2]} needs "
+        assert message.startswith((f"{file}:{line}: key '{key}': ", whole)), key
 
 
 def test_numbers_are_numbers(file: Path) -> None:

@@ -21,7 +21,7 @@ def file(tmp_path: Path) -> Path:
 WRONG = [
     ("unknown key", "seed: 1\nserach:\n  budget: 3\n", 2, ["'serach'", "did you mean 'search'?"]),
     ("unknown nested key", "search:\n  initial: 8\n  budgt: 3\n", 3, ["'search.budgt'", "did you mean 'budget'?"]),
-    ("nothing close", "seed: 1\nzzzzzz: 3\n", 2, ["'zzzzzz'", "known keys here: name, seed, target, score_only, corpus"]),
+    ("nothing close", "seed: 1\nzzzzzz: 3\n", 2, ["'zzzzzz'", "known keys here: name, seed, target, targets, score_only"]),
     (
         "unknown key of a domain",
         "corpus:\n  domains:\n    a[1]: {path: x}\n    b: {path: x, txt_key: y}\n",

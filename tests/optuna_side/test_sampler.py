@@ -85,6 +85,17 @@ def test_a_space_is_taken_as_it_is_and_trials_are_read_by_name(remembering: Reme
     np.testing.assert_allclose(history.mixtures, [[0.7, 0.1, 0.2]] * 9)
 
 
+def test_constraints_are_kept_by_designs_and_strategies() -> None:
+    sampler = MixtureSampler(DOMAINS, initial=8, constraints={"caps": {"books": 0.3}, "active": {"at_most": 2, "smallest": 0.1}})
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(objective, n_trials=10)
+    assert sampler.space.feasible(mixtures_of(study)).all()
+    with pytest.raises(ConfigError, match=r"mixture\.caps: unknown name 'book'"):
+        MixtureSampler(DOMAINS, constraints={"caps": {"book": 0.3}})
+    with pytest.raises(ConfigError, match=r"mixture\.cap: Extra inputs are not permitted"):
+        MixtureSampler(DOMAINS, constraints={"cap": {"books": 0.3}})
+
+
 def test_ask_and_tell(remembering: Remembering) -> None:
     study = study_with(remembering, initial=2)
     space: dict[str, BaseDistribution] = {f"w/{name}": FloatDistribution(0, 1) for name in DOMAINS}

@@ -110,7 +110,7 @@ def test_gather_reads_the_planned_windows(source: TokenSource) -> None:
     assert tokens.dtype == np.int64
     for row, position in zip(tokens, range(10, 30), strict=True):
         start = plan.start[position]
-        np.testing.assert_array_equal(row, source.train(int(plan.domain[position]))[start : start + 17])
+        np.testing.assert_array_equal(row, source.train(int(plan.domain[position]))[np.arange(start, start + 17)])
 
 
 def test_a_domain_with_less_than_a_block_is_named(make_source: Callable[..., TokenSource]) -> None:

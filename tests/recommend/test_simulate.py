@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from regmix_active.errors import StudyError
+from regmix_active.mixture.constraints import Bound, Constraints
 from regmix_active.mixture.space import MixtureSpace
-from regmix_active.recommend.simulate import REFINEMENTS, Recommendation, recommend
+from regmix_active.recommend.simulate import REFINEMENTS, Recommendation, Rule, recommend
 from regmix_active.study.history import History
 from regmix_active.study.target import Target
+from regmix_active.surrogate.base import Posterior, Surrogate
 from regmix_active.surrogate.belief import target_std
 from regmix_active.surrogate.gaussian_process import GaussianProcess
 
@@ -116,8 +120,120 @@ def test_memory_does_not_grow_with_simulations(monkeypatch: pytest.MonkeyPatch) 
             return super().predict(mixtures)
 
     found = recommend(history(), Counting(max_iterations=5), 5000, 50, np.random.default_rng(0))
-    assert max(lengths) <= 500
+    longest = max(lengths)
+    assert sorted(lengths)[-20] <= 500
     assert sum(lengths) >= found.simulated == 5000 + REFINEMENTS * (5000 // (2 * REFINEMENTS))
+    lengths.clear()
+    recommend(history(), Counting(max_iterations=5), 40_000, 50, np.random.default_rng(0))
+    assert max(lengths) == longest, "eight times as many mixtures, the same largest array"
+
+
+@pytest.mark.parametrize("rule", ["mean", "thompson"])
+def test_other_rules(rule: Rule, found: Recommendation) -> None:
+    """All rules find the optimum of an easy problem; they differ in which mixtures are averaged."""
+    learnt = history()
+    other = recommend(learnt, GaussianProcess(), 4000, 64, np.random.default_rng(0), rule=rule)
+    again = recommend(learnt, GaussianProcess(), 4000, 64, np.random.default_rng(0), rule=rule)
+    np.testing.assert_array_equal(other.found.weights, again.found.weights)
+    assert not np.array_equal(other.found.weights, found.found.weights)
+    assert learnt.target(truth(other.found.weights[None]))[0] < learnt.target(truth(learnt.mixtures)).min()
+    np.testing.assert_allclose(other.found.weights, found.found.weights, atol=0.08)
+    assert (other.rule, found.rule) == (rule, "bound")
+
+
+def test_the_rule_mean_is_the_bound_without_caution() -> None:
+    learnt = history(16)
+    mean = recommend(learnt, GaussianProcess(), 2000, 32, np.random.default_rng(0), 3.0, rule="mean")
+    np.testing.assert_array_equal(mean.found.weights, answer_of(learnt, caution=0).found.weights)
+
+
+def answer_of(learnt: History, caution: float) -> Recommendation:
+    return recommend(learnt, GaussianProcess(), 2000, 32, np.random.default_rng(0), caution)
+
+
+def test_constraints_hold_in_the_answer_and_are_said_of_its_rivals() -> None:
+    bounds = (Bound("mixture.caps.d0", "d0 at most 0.2", np.eye(D)[0], high=0.2),)
+    narrow = dataclasses.replace(SPACE, constraints=Constraints(bounds=bounds))
+    learnt = dataclasses.replace(history(), space=narrow)
+    found = recommend(learnt, GaussianProcess(), 2000, 32, np.random.default_rng(0), draws=16)
+    assert narrow.feasible(found.found.weights[None]).all()
+    assert found.found.weights[0] == pytest.approx(0.2, abs=0.02), "the best of all would have more"
+    assert found.found.allowed
+    assert found.natural.allowed
+    assert found.best_trained.allowed
+    assert found.doubt is not None
+    assert narrow.feasible(found.doubt.next_runs, tolerance=1e-6).all()
+    assert found.doubt.weights[0].max() <= 0.2 + 1e-9
+    bounds = (Bound("mixture.floors.d0", "d0 at least 0.25", np.eye(D)[0], low=0.25),)
+    high = dataclasses.replace(learnt, space=dataclasses.replace(SPACE, constraints=Constraints(bounds=bounds)))
+    unlike = recommend(high, GaussianProcess(), 2000, 32, np.random.default_rng(0))
+    assert (unlike.natural.allowed, unlike.uniform.allowed, unlike.found.allowed) == (False, False, True)
+
+
+def test_limits_hold_as_surely_as_asked_or_it_is_said() -> None:
+    """The first loss wants the first domain; its limit takes away what the last one would like."""
+    free = answer(history(spec={"d4": 1})).found
+    ceiling = float(truth(np.full((1, D), 1 / D))[0, 0])
+    spec = {"weights": {"d4": 1}, "limits": {"d0": {"at_most": ceiling, "probability": 0.9}}}
+    found = answer(history(spec=spec))
+    assert truth(free.weights[None])[0, 0] > ceiling > truth(found.found.weights[None])[0, 0]
+    assert found.found.weights[4] < free.weights[4]
+    assert not found.notes
+    spec["limits"] = {"d0": {"at_most": 1.0, "probability": 0.9}}
+    (note,) = answer(history(spec=spec)).notes
+    assert "no mixture keeps the target's limits" in note
+
+
+def test_two_valleys_are_told() -> None:
+    """A surrogate that knows two good corners, and bad mixtures between them."""
+    learnt = history(spec={"d0": 1})
+    found = recommend(learnt, Valleys(), 4000, 400, np.random.default_rng(0), caution=0)
+    assert len(found.notes) == 1
+    assert "2 groups" in found.notes[0]
+    assert found.averaged < 400
+    assert found.found.weights[:2].max() > 0.8, "in one of the corners"
+
+
+class Valleys(Surrogate):
+    """Expects least at the first two corners, and is sure of it."""
+
+    name = "valleys"
+
+    def fit(self, mixtures: np.ndarray, losses: np.ndarray, noise: object = None) -> Valleys:
+        self.losses = losses.shape[1]
+        return self
+
+    def predict(self, mixtures: np.ndarray) -> np.ndarray:
+        value = 1 - np.maximum(mixtures[:, 0], mixtures[:, 1])
+        return np.repeat(value[:, None], self.losses, axis=1)
+
+    def posterior(self, mixtures: np.ndarray) -> Posterior:
+        mean = self.predict(mixtures)
+        return Posterior(mean, 1e-6 * np.ones_like(mean), lambda rows: np.zeros((len(rows), *mean.shape)), np.zeros(self.losses))
+
+
+def test_replicates_of_other_seeds_do_not_mislead() -> None:
+    """A second seed that lowers all losses by a nat makes its mixtures look best, until its offset is taken away."""
+    learnt = history()
+    rows = [int(i) for i in np.argsort(learnt.values)[-4:]]
+    losses = np.concatenate([learnt.losses, learnt.losses[rows] - 1 + 0.001 * np.random.default_rng(0).normal(size=(4, D))])
+    both = History(
+        SPACE,
+        learnt.target,
+        np.concatenate([learnt.mixtures, learnt.mixtures[rows]]),
+        losses,
+        np.arange(len(losses)),
+        replicates=np.repeat([0, 1], [len(learnt), 4]),
+    )
+    found = recommend(both, GaussianProcess(), 4000, 64, np.random.default_rng(0), draws=16)
+    assert found.best_trained.weights == pytest.approx(learnt.mixtures[learnt.best])
+    assert found.best_value == pytest.approx(learnt.values.min())
+    assert learnt.target(truth(found.found.weights[None]))[0] < learnt.target(truth(learnt.mixtures)).min()
+    assert found.doubt is not None
+    assert found.doubt.noise is not None
+    assert found.doubt.noise.target_offset == pytest.approx(np.sqrt(0.5), rel=0.01)
+    assert found.doubt.fresh is not None
+    assert found.doubt.fresh[1] - found.doubt.fresh[0] > 2
 
 
 def test_more_averaged_than_simulated_at_first() -> None:

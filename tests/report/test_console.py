@@ -13,7 +13,17 @@ from regmix_active.compare.verify import Rival, Verification
 from regmix_active.mixture.space import MixtureSpace
 from regmix_active.proxy.base import ProxyResult
 from regmix_active.recommend.simulate import Recommendation
-from regmix_active.report.console import LiveView, mixture_table, prediction_table, shares_text, verification_table
+from regmix_active.report.console import (
+    LiveView,
+    StatusView,
+    answer_tables,
+    doubt_lines,
+    mixture_table,
+    pareto_table,
+    prediction_table,
+    shares_text,
+    verification_table,
+)
 from regmix_active.study.history import History
 from regmix_active.study.target import Target
 
@@ -61,6 +71,49 @@ def test_the_prediction_table(found: Recommendation) -> None:
     assert cells(text, "natural")[1] == "3.0000"
     assert cells(text, "uniform")[1] == "3.2500"
     assert cells(text, "best trained") == ["best trained (slot 5)", "2.7500", "± 0.0500", "2.7654"]
+
+
+def test_the_tables_of_doubt(doubted: Recommendation) -> None:
+    text = shown(mixture_table(doubted))
+    assert cells(text, "books") == ["books", "50.0%", "33.3%", "10.0% – 40.0%", "0.67×", "1.500", "2.000"]
+    assert "80% interval" in text
+    assert cells(shown(prediction_table(doubted)), "uniform")[0] == "uniform, not allowed"
+    lines = doubt_lines(doubted)
+    assert lines[0] == "note: a note [/x]"
+    said = " ".join(lines)
+    assert "80% interval of the target 2.4000 to 2.6000" in said
+    assert "natural mixture with probability 0.75, than the best trained one 0.50" in said
+    assert "better by 0.0125 nats per token" in said
+    assert "of a single one by 0.0100 more (4 mixtures, 2 seeds)" in said
+    assert "the nearest trained mixture (slot 6) differs in 25.0% of the tokens" in said
+    assert lines[-2:] == ["  1. books 100.0%", "  2. code [x] 100.0%"]
+    assert "limits" not in said
+
+
+def test_an_answer_without_doubt_has_only_its_notes(found: Recommendation) -> None:
+    assert doubt_lines(found) == []
+    assert doubt_lines(dataclasses.replace(found, notes=("so",))) == ["note: so"]
+
+
+def test_the_table_of_trade_offs(found: Recommendation, trading: Recommendation) -> None:
+    assert pareto_table(found) is None
+    assert len(answer_tables(found)) == 2
+    assert len(answer_tables(trading)) == 3
+    table = pareto_table(trading)
+    assert table is not None
+    text = shown(table)
+    assert cells(text, "1.0000") == ["1.0000 ± 0.1000", "3.0000 ± 0.1000", "0.90", "books 100.0%"]
+    assert cells(text, "2.0000")[-1] == "code [x] 50.0%, books 50.0% (balanced)"
+
+
+def test_a_status_line_keeps_warnings() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    with console.status("reading") as status:
+        view = StatusView(console, status)
+        view.on_stage("simulating [/x] (50%)")
+        view.on_warning("odd [/x]")
+    assert isinstance(console.file, io.StringIO)
+    assert "note: odd [/x]" in console.file.getvalue()
 
 
 def test_the_verification_table(found: Recommendation) -> None:

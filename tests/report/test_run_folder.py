@@ -21,11 +21,13 @@ from regmix_active.compare.verify import Rival, Verification
 from regmix_active.config.load import load_config
 from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
+from regmix_active.mixture.constraints import Bound, Constraints
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.recommend.simulate import Recommendation
 from regmix_active.report.folder import DECIMALS, RunFolder, rounded
 from regmix_active.study.meaning import Meaning
 from regmix_active.study.record import StudyRecord
+from regmix_active.study.target import Target
 
 QUICK = settings(max_examples=100, derandomize=True, deadline=None)
 
@@ -71,6 +73,68 @@ def test_the_mixture(folder: RunFolder, found: Recommendation, record: StudyReco
     assert (content["simulated"], content["averaged"]) == (1000, 64)
     assert {"python", "torch", "optuna", "numpy"} <= set(content["versions"])
     assert "&" not in folder.mixture.read_text(encoding="utf-8").replace("&amp;", ""), "no YAML anchors"
+
+
+def test_the_doubt(folder: RunFolder, doubted: Recommendation, record: StudyRecord) -> None:
+    folder.write_mixture(
+        doubted, record, stopped="enough", target_tokens=2e9, tokens={"books": 1e9, "code [x]": 2.5e8, "日本: 1": 7.5}
+    )
+    content = read(folder.mixture)
+    assert content["notes"] == ["a note [/x]"]
+    assert content["stopped"] == "enough"
+    assert content["target_tokens"] == 2_000_000_000
+    assert content["tokens"] == {"books": 1_000_000_000, "code [x]": 250_000_000, "日本: 1": 7.5}
+    told = content["doubt"]
+    assert told["probability_of_intervals"] == 0.8
+    assert told["interval"] == [2.4, 2.6]
+    assert told["interval_for_another_seed"] == [2.0, 3.0]
+    assert (told["beats_natural"], told["beats_best_trained"], told["expected_regret"]) == (0.75, 0.5, 0.0125)
+    assert told["nearest_trained"] == {"slot": 6, "total_variation": 0.25}
+    assert told["weights"]["日本: 1"] == [0.5, 0.9]
+    assert told["noise_of_seeds"] == {"mixture": 0.01, "seed": 0.2, "mixtures": 4, "seeds": 2}
+    assert content["next_runs"] == [
+        {"books": 1.0, "code [x]": 0.0, "日本: 1": 0.0},
+        {"books": 0.0, "code [x]": 1.0, "日本: 1": 0.0},
+    ]
+    assert content["predicted"]["uniform"]["allowed"] is False
+    assert "allowed" not in content["predicted"]["found"]
+    assert folder.stopped() == "enough"
+    folder.write_summary(doubted)
+    assert "not allowed" in folder.summary.read_text(encoding="utf-8").replace("&#160;", " ")
+
+
+def test_nothing_is_said_of_what_is_not_known(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:
+    assert folder.stopped() is None
+    folder.write_mixture(found, record)
+    content = read(folder.mixture)
+    assert not {"notes", "stopped", "tokens", "target_tokens", "doubt", "next_runs", "pareto", "target_spec"} & set(content)
+    assert folder.stopped() is None
+
+
+def test_trade_offs(folder: RunFolder, trading: Recommendation, record: StudyRecord) -> None:
+    folder.write_mixture(trading, record)
+    pareto = read(folder.mixture)["pareto"]
+    assert pareto["balanced"] == 1
+    assert [member["targets"] for member in pareto["members"]] == [{"books": 1.0, "code [x]": 3.0}, {"books": 2.0, "code [x]": 2.0}]
+    assert pareto["members"][1]["weights"] == {"books": 0.5, "code [x]": 0.5, "日本: 1": 0.0}
+
+
+def test_a_structured_target_is_kept_whole(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:
+    spec = {"weights": {"books": 1.0}, "limits": {"code [x]": {"at_most": 3.0, "probability": 0.9}}}
+    target = Target.parse(spec, found.history.target.loss_names)
+    folder.write_mixture(dataclasses.replace(found, history=dataclasses.replace(found.history, target=target)), record)
+    written = folder.read_mixture()
+    again = Target.parse(written["target_spec"], target.loss_names)
+    assert again.spec() == target.spec()
+
+
+def test_written_weights_keep_the_constraints(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:
+    """A third does not fit below a cap of a third when it is rounded up."""
+    cap = Bound("mixture.caps.books", "books at most 1/3", np.eye(3)[0], high=1 / 3)
+    space = dataclasses.replace(found.history.space, constraints=Constraints(bounds=(cap,)))
+    history = dataclasses.replace(found.history, space=space)
+    folder.write_mixture(dataclasses.replace(found, history=history), record)
+    assert space.feasible(np.array([list(read(folder.mixture)["weights"].values())]), tolerance=1e-9)[0]
 
 
 def test_the_trials(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:

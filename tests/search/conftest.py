@@ -24,7 +24,11 @@ def power_law(weights: NDArray[np.float64]) -> dict[str, float]:
 
 def make_config(**overrides: object) -> RunConfig:
     """The default configuration with few simulations, and overrides (``search__budget=8``)."""
-    quick: Mapping[str, object] = {"recommend.simulations": 2000, "search.strategy_options": {"candidates": 128}}
+    quick: Mapping[str, object] = {
+        "recommend.simulations": 2000,
+        "recommend.draws": 0,
+        "search.strategy_options": {"candidates": 128},
+    }
     dotted = {key.replace("__", "."): value for key, value in overrides.items()}
     return load_config("embedded", {"target": "mean", "score_only": [], **quick, **dotted}.items()).config
 

@@ -217,7 +217,7 @@ def test_automatic_batches_grow_with_the_study(config: Config, runner: FunctionR
     search = ActiveSearch(config(search__strategy="dirichlet", search__strategy_options={}), out=out, runner=runner)
     search.run(budget=160)
     sizes = [len(trials) for trials in search.open_record().rounds()]
-    assert sizes == [16, *[8] * 6, 16, 16, 24, 24, 16]
+    assert sizes == [16 + 4, *[8] * 6, 16, 16, 24, 24, 12]
 
 
 def test_seeds_are_common_unless_asked_otherwise(config: Config, runner: FunctionRunner, tmp_path: Path) -> None:

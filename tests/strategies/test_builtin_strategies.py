@@ -45,7 +45,15 @@ def distinct(mixtures: Mixtures) -> bool:
 
 
 def test_what_is_built_in() -> None:
-    assert NAMES == ["confidence-bound", "dirichlet", "expected-improvement", "greedy", "thompson", "variance-reduction"]
+    assert NAMES == [
+        "confidence-bound",
+        "dirichlet",
+        "expected-improvement",
+        "greedy",
+        "hypervolume",
+        "thompson",
+        "variance-reduction",
+    ]
     assert [available()[name].name for name in NAMES] == NAMES
 
 
