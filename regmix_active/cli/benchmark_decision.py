@@ -25,7 +25,9 @@ FILE = click.Path(path_type=Path)
 @click.option("--scale", help="Scale to read from a folder of RegMix's.  [default: the one with the most runs]")
 @click.option("--target", "specs", metavar="SPEC", multiple=True, default=["mean"], show_default=True, help="Repeatable.")
 @click.option("--runs", type=click.IntRange(min=17), default=48, show_default=True, help="Proxies of a search.")
-@click.option("--study-runs", type=click.IntRange(min=0), default=512, show_default=True, help="Of a random study; 0: none.")
+@click.option(
+    "--study-runs", type=click.IntRange(min=0), default=512, show_default=True, help="Of a study for the first target; 0: none."
+)
 @click.option("--seeds", type=click.IntRange(min=1), default=10, show_default=True, help="Searches per target.")
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Proxies per round after the first 16.")
 @click.option("--max-ratio", type=click.FloatRange(min=1), default=15, show_default=True, help="Cap, times the natural share.")
@@ -50,8 +52,8 @@ def command(
     """How good is the answer within constraints, and do its intervals hold?
 
     An emulator of recorded runs answers for every mixture. Searches within a cap on every domain recommend a mixture; it is
-    compared with the best allowed one, and the interval of its predicted target with the truth. Then a study of random proxies is
-    asked for each target in turn, as `recommend --target` does.
+    compared with the best allowed one, and the interval of its predicted target with the truth. With several targets, larger
+    studies for the first one are then asked for the others, as `recommend --target` does; none with --study-runs 0.
 
     \b
       regmix-active benchmark decision regmix-data/

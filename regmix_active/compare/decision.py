@@ -1,8 +1,8 @@
 """How good a decision is: searches within constraints on the emulator, their intervals, and answers for another target.
 
 The emulator's own best allowed mixture is what an answer is compared with, and its value at the answer is what an interval should
-have covered. A study of random mixtures is then asked for each target in turn, as ``recommend --target`` does, and its answer
-compared with that of the search that was made for the target.
+have covered. A larger study, made for the first target, is then asked for the others, as ``recommend --target`` does, and its
+answers are compared with those of the searches that were made for these targets.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from regmix_active.compare.replay import EmulatorGame, search
 from regmix_active.config.recommend import RecommendConfig
 from regmix_active.errors import ConfigError
 from regmix_active.execution.parallel import compute
-from regmix_active.mixture.designs import around, regmix_design, spread
+from regmix_active.mixture.designs import around, spread
 from regmix_active.mixture.space import MixtureSpace
 from regmix_active.recommend.recommendation import Recommendation
 from regmix_active.recommend.simulate import recommend
@@ -30,8 +30,14 @@ from regmix_active.study.target import Target
 
 Array = NDArray[np.float64]
 
-STUDY, BEST, ANSWER = 31, 32, 33
+BEST, ANSWER = 32, 33
 """What a generator is for, beside the seed."""
+
+STUDIES = 3
+"""Seeds whose study is asked for other targets: each takes as long as many searches."""
+
+STUDY_BATCH = 64
+"""Proxies per round of a study."""
 
 DRAWS = 64
 """Functions drawn for an answer's doubt."""
@@ -39,24 +45,20 @@ DRAWS = 64
 
 @dataclass(frozen=True, eq=False)
 class DecisionTask:
-    """One search, or one study that is asked for another target.
+    """A search, and what its study is asked for at the end.
 
     Attributes:
         game: The emulator within the feasible set.
-        name: Of the target.
-        target: What is minimised.
+        made_for: What the search minimises.
+        asked: Targets by name.
         seed: Of everything random.
-        runs: Proxies of the search, or random ones of the study.
-        search: Whether it is a search.
         level: Probability of the intervals.
     """
 
     game: EmulatorGame
-    name: str
-    target: Target
+    made_for: Target
+    asked: Mapping[str, Target]
     seed: int
-    runs: int
-    search: bool
     level: float
 
 
@@ -95,12 +97,11 @@ class DecisionReport:
     Attributes:
         best: True target of the best allowed mixture by target, nats per token.
         noise: Standard deviation of a training's target by target.
-        searches: Answers of searches by target, in the order of the seeds.
-        studies: Answers of random studies by target, in the order of the seeds.
         runs: Proxies of a search.
-        study_runs: Proxies of a random study.
+        study_runs: Proxies of a study that was made for the first target.
         level: Probability of the intervals.
-        constrained: The natural and the largest allowed share of each domain.
+        searches: Answers of searches by target, in the order of the seeds.
+        studies: Answers of such studies by target, in the order of the seeds.
     """
 
     best: dict[str, float]
@@ -141,7 +142,7 @@ def decisions(
         noise: Standard deviation of one training's losses, shape ``(m,)``, nats per token.
         targets: By name.
         runs: Proxies of a search.
-        study_runs: Random proxies of a study that is asked for every target; 0 for none.
+        study_runs: Proxies of a study for the first target, which must weigh every loss; it is asked for the others. 0 for none.
         seeds: Searches per target.
         batch: Proxies per round after the initial design.
         level: Probability of the intervals.
@@ -149,7 +150,7 @@ def decisions(
         watch: Told what is done, and how many steps there are.
 
     Raises:
-        ConfigError: If a target is not a weighed sum of losses.
+        ConfigError: If a target is not a weighed sum of losses, or the first one of a study leaves losses out.
     """
     for name, target in targets.items():
         if target.worst or target.limits:
@@ -157,44 +158,46 @@ def decisions(
     watch("looking for the best allowed mixtures", len(targets))
     best = {name: best_allowed(space, emulator, target) for name, target in targets.items()}
     spread_of = {name: float(np.sqrt((noise**2) @ target.weights**2)) for name, target in targets.items()}
-    game = EmulatorGame(space, emulator, noise, batch, (runs,), study_runs)
-    tasks = [DecisionTask(game, name, target, seed, runs, True, level) for seed in range(seeds) for name, target in targets.items()]
-    if study_runs:
-        again = range(min(seeds, 3))  # each fits every loss of hundreds of runs
-        tasks += [
-            DecisionTask(game, name, target, seed, study_runs, False, level) for seed in again for name, target in targets.items()
-        ]
+    game = EmulatorGame(space, emulator, noise, batch, (runs,), 0)
+    tasks = [DecisionTask(game, target, {name: target}, seed, level) for seed in range(seeds) for name, target in targets.items()]
+    first, *others = targets
+    searches = len(tasks)
+    if study_runs and others:
+        if not (targets[first].weights > 0).all():
+            raise ConfigError(f"--target {first}: a study that is asked for other targets must know every loss; name mean first")
+        large = EmulatorGame(space, emulator, noise, STUDY_BATCH, (study_runs,), 0)
+        asked = {name: targets[name] for name in others}
+        tasks += [DecisionTask(large, targets[first], asked, seed, level) for seed in range(min(seeds, STUDIES))]
     report = DecisionReport(best, spread_of, runs, study_runs, level)
     watch("searching", len(tasks))
-    found: dict[int, Decided] = {}
+    found: dict[int, dict[str, Decided]] = {}
     with contextlib.closing(compute(decide, tasks, jobs)) as results:
         for i, result in results:
             if isinstance(result, Exception):
                 raise result
             found[i] = result
             watch("", 1)
-    for i, task in enumerate(tasks):
-        (report.searches if task.search else report.studies).setdefault(task.name, []).append(found[i])
+    for i in range(len(tasks)):
+        for name, answer in found[i].items():
+            (report.searches if i < searches else report.studies).setdefault(name, []).append(answer)
     return report
 
 
-def decide(task: DecisionTask) -> Decided:
-    """Play one task, in a process of its own or in this one."""
-    method = _Deciding(task.level)
-    if task.search:
-        search(task.game, method, task.target, task.seed)
-    else:
-        space, game = task.game.space, task.game
-        mixtures = regmix_design(space, task.runs, np.random.default_rng([task.seed, STUDY]))
-        history = History(space, task.target, mixtures, game.train(mixtures, task.seed, 0), np.arange(task.runs))
-        method.recommend(history, np.random.default_rng([task.seed, ANSWER]))
-    found = method.answer
-    assert found is not None
-    assert found.doubt is not None
-    value = task.game.truth(found.found.weights, task.target)
-    natural = task.game.truth(task.game.space.natural, task.target)
-    low, high = found.doubt.interval
-    return Decided(value, found.found.mean, low, high, found.doubt.beats_natural, value < natural, method.seconds)
+def decide(task: DecisionTask) -> dict[str, Decided]:
+    """Play one task, in a process of its own or in this one; answers by target."""
+    method, game = _Deciding(task.level), task.game
+    search(game, method, task.made_for, task.seed)
+    answers = {}
+    for i, (name, target) in enumerate(task.asked.items()):
+        if target is not task.made_for:
+            history = replace(method.history, target=target, targets=())
+            method.recommend(history, np.random.default_rng([task.seed, ANSWER, i]))
+        found = method.answer
+        assert found.doubt is not None
+        value, natural = (game.truth(weights, target) for weights in (found.found.weights, game.space.natural))
+        low, high = found.doubt.interval
+        answers[name] = Decided(value, found.found.mean, low, high, found.doubt.beats_natural, value < natural, method.seconds)
+    return answers
 
 
 class _Deciding(Searching):
@@ -203,12 +206,13 @@ class _Deciding(Searching):
     def __init__(self, level: float) -> None:
         super().__init__("variance-reduction", "gp", "d-optimal")
         self.level = level
-        self.answer: Recommendation | None = None
+        self.answer: Recommendation
+        self.history: History
         self.seconds = 0.0
 
     def recommend(self, history: History, rng: np.random.Generator) -> Array:
         """As ``regmix-active run`` does, with its doubt."""
-        settings, began = RecommendConfig(), time.perf_counter()
+        settings, began, self.history = RecommendConfig(), time.perf_counter(), history
         self.answer = recommend(
             history, self.surrogate, settings.simulations, settings.top_k, rng, settings.caution, level=self.level, draws=DRAWS
         )

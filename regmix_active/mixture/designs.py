@@ -16,6 +16,9 @@ from regmix_active.mixture.space import Mixtures, MixtureSpace
 STRENGTHS = np.geomspace(0.1, 5.0, 15)
 """Concentrations of RegMix's Dirichlet draws: from nearly one domain at a time to nearly the prior."""
 
+COVER = 20
+"""Sweeps of the walk of mixtures that should cover the feasible set, in whatever density."""
+
 GRAIN = 2e-4
 """Smallest weight; all weights are multiples of it."""
 
@@ -122,7 +125,7 @@ def spread(space: MixtureSpace, n: int, rng: np.random.Generator) -> Mixtures:
     """
     centre = np.where(rng.random((n, 1)) < 0.5, space.prior, space.uniform)
     strength = np.exp(rng.uniform(np.log(0.3), np.log(20.0 * space.dim), size=(n, 1)))
-    return space.dirichlet(n, centre * strength, rng, sweeps=20)  # for cover, not for a density
+    return space.dirichlet(n, centre * strength, rng, sweeps=COVER)
 
 
 def trusted(mixtures: Mixtures, diverged: Mixtures, finished: Mixtures, margin: float = 1.0) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.mixture.designs import around, between, spread, trusted
+from regmix_active.mixture.designs import COVER, around, between, spread, trusted
 from regmix_active.mixture.space import Mixtures
 from regmix_active.recommend.doubt import doubt_of
 from regmix_active.recommend.draws import BROKEN, drawn_targets, votes
@@ -185,7 +185,8 @@ def simulate(
 
     def first(n: int) -> Mixtures:
         quarter = n // 4
-        parts = [space.dirichlet(quarter, space.natural, rng), spread(space, quarter, rng), around(space, leaders, quarter, rng)]
+        natural = space.dirichlet(quarter, space.natural, rng, sweeps=COVER)
+        parts = [natural, spread(space, quarter, rng), around(space, leaders, quarter, rng)]
         return np.concatenate([*parts, between(space, leaders, n - 3 * quarter, rng)])
 
     # Voters are drawn from a generator of their own, so that the rule does not change which mixtures are simulated.

@@ -19,9 +19,10 @@ LEGEND = (
 
 
 def decision_tables(report: DecisionReport) -> list[RenderableType]:
-    """Searches by target, then answers of a random study for the same targets."""
+    """Searches by target, then answers of a study that was made for the first of them."""
     shown: list[RenderableType] = []
-    for kind, all_, runs in (("searches", report.searches, report.runs), ("random studies", report.studies, report.study_runs)):
+    kinds = (("searches", report.searches, report.runs), ("studies for the first target", report.studies, report.study_runs))
+    for kind, all_, runs in kinds:
         if not all_:
             continue
         table = Table(title=f"{kind} of {runs} proxies, intervals of {report.level:.0%}", title_justify="left")

@@ -20,7 +20,7 @@ class Lazy(Strategy):
 def test_a_sound_strategy_is_told_so(command: Command) -> None:
     result = command("strategies", "--check", "dirichlet")
     assert result.returncode == 0, result.stderr
-    assert "dirichlet: all 12 checks passed in" in result.stdout
+    assert "dirichlet: all 16 checks passed in" in result.stdout
     assert "ok      100 domains (" in result.stdout
 
 

@@ -38,12 +38,14 @@ def _here(files: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_searches_and_studies_with_every_figure() -> None:
     asked = [".", "--runs", "17", "--study-runs", "24", "--seeds", "1", "--max-ratio", "2", "--jobs", "1", "--json", "found.json"]
+    asked += ["--target", "mean", "--target", "books"]
     result = CliRunner().invoke(decision, asked, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "searches of 17 proxies, intervals of 90%" in result.output
-    assert "random studies of 24 proxies" in result.output
-    assert "mean: the study's answers are" in result.output
+    assert "studies for the first target of 24 proxies" in result.output
+    assert "books: the study's answers are" in result.output
     content = json.loads(Path("found.json").read_text(encoding="utf-8"))
+    assert set(content["studies"]) == {"books"}
     (one,) = content["searches"]["mean"]
     assert one["low"] < one["predicted"] < one["high"]
     assert one["value"] >= content["best"]["mean"] - 0.01
