@@ -31,8 +31,8 @@ class Clash:
     """Constraints that no mixture satisfies together, though it could satisfy all but any one of them.
 
     Attributes:
-        bounds: The constraints, or sides of them.
-        relief: What each would have to be, all others staying as they are; None where that alone does not help.
+        bounds: The constraints.
+        relief: What the sum of each would have to be, all others staying as they are; None where that alone does not help.
     """
 
     bounds: tuple[Bound, ...]
@@ -49,37 +49,38 @@ class Clash:
             caps = [b.high for b in self.bounds if np.count_nonzero(b.coefficients) == 1 and np.isfinite(b.high)]
             total = f"; together they allow {sum(caps):.6g}" if len(caps) == len(self.bounds) else ""
             lines.append(f"  and {len(rest)} more ({keys}){total}")
-        ways = [
-            (abs(v - (b.high if np.isfinite(b.high) else b.low)), b, v)
-            for b, v in zip(self.bounds, self.relief, strict=True)
-            if v is not None
-        ]
+        # One that can be typed: limits on epochs, ratios and shares within groups are not sums that a key names.
+        ways = [(b, v) for b, v in zip(self.bounds, self.relief, strict=True) if v is not None and b.key.startswith(TYPED)]
+        ways = [(b, v) for b, v in ways if set(b.coefficients.tolist()) <= {0.0, 1.0}]
         if ways:
-            _, bound, value = min(ways, key=lambda way: way[0])
-            lines.append(f"one way out: {bound.key} at {'most' if np.isfinite(bound.high) else 'least'} {abs(value):.6g}")
+            bound, value = min(ways, key=lambda way: abs(way[1] - float(np.clip(way[1], way[0].low, way[0].high))))
+            lines.append(f"one way out: {bound.key}: {max(value, 0.0) + 0.0:.6g}")
         return "\n".join(lines)
 
 
-def clash(constraints: Constraints, natural: Array) -> Clash | None:
+TYPED = ("mixture.floors.", "mixture.caps.", "mixture.fixed.", "mixture.groups.")
+
+
+def clash(constraints: Constraints, natural: Array, domains: Sequence[str] = ()) -> Clash | None:
     """The smallest set of constraints that clash, or None where there is a feasible mixture.
 
     Args:
         constraints: All of them.
         natural: The natural mixture, shape ``(d,)``.
+        domains: Names, for what is said of tied domains; default: their numbers.
     """
-    elastic = _Elastic(constraints, natural)
-    if elastic.broken(np.zeros(len(elastic.bounds), dtype=bool), none=True) is not None:
-        return None
+    elastic = _Elastic(constraints, natural, domains or [str(i) for i in range(len(natural))])
     ways: list[NDArray[np.bool_]] = []
     while True:
         candidate = _hitting(ways, len(elastic.bounds))
         way = elastic.broken(candidate)
         if way is None:
             break
+        if not way.any():  # nothing need be broken
+            return None
         ways.append(way)
     chosen = np.flatnonzero(candidate).tolist()
-    found, relief = [elastic.bounds[i] for i in chosen], [elastic.relief(i) for i in chosen]
-    return Clash(tuple(found), tuple(relief))
+    return Clash(tuple(elastic.bounds[i] for i in chosen), tuple(elastic.relief(i) for i in chosen))
 
 
 def redundant(constraints: Constraints, natural: Array) -> list[Bound]:
@@ -118,86 +119,101 @@ def _sides(constraints: Constraints) -> list[Bound]:
 class _Elastic:
     """A program in which every constraint may be broken, at the price of one."""
 
-    def __init__(self, constraints: Constraints, natural: Array) -> None:
-        units = Units.of(natural, constraints.tied)
-        self._units, self._region = units, Region.of(replace(constraints, bounds=()), units)
+    def __init__(self, constraints: Constraints, natural: Array, domains: Sequence[str]) -> None:
+        self._constraints, self._natural = constraints, natural
         d = len(natural)
-        self.bounds = _sides(constraints)
+        ties = []
+        for members in constraints.tied:
+            shown = ", ".join(domains[i] for i in members[:3]) + (" ..." if len(members) > 3 else "")
+            row = np.isin(np.arange(d), members).astype(np.float64)
+            ties.append(Bound("mixture.groups", f"{shown} keep their natural proportions", row))
         counts = []
-        if constraints.counted:
-            none = np.zeros(d)
-            if constraints.at_most is not None:
-                text = f"at most {constraints.at_most} domains are used"
-                counts.append(Bound("mixture.active.at_most", text, none, high=float(constraints.at_most)))
-            if constraints.at_least > 1:
-                text = f"at least {constraints.at_least} domains are used"
-                counts.append(Bound("mixture.active.at_least", text, none, low=float(constraints.at_least)))
-            if constraints.smallest > 0:
-                text = f"a domain that is used has at least {constraints.smallest:g}"
-                counts.append(Bound("mixture.active.smallest", text, none, low=constraints.smallest))
-        self._linear = len(self.bounds)
-        self.bounds = [*self.bounds, *counts]
-        self._constraints = constraints
+        none = np.zeros(d)
+        if constraints.at_most is not None:
+            text = f"at most {constraints.at_most} domains are used"
+            counts.append(Bound(AT_MOST, text, none, high=float(constraints.at_most)))
+        if constraints.at_least > 1:
+            text = f"at least {constraints.at_least} domains are used"
+            counts.append(Bound(AT_LEAST, text, none, low=float(constraints.at_least)))
+        if constraints.smallest > 0:
+            text = f"a domain that is used has at least {constraints.smallest:g}"
+            counts.append(Bound(SMALLEST, text, none, low=constraints.smallest))
+        self._linear = len(constraints.bounds)
+        self.bounds = [*constraints.bounds, *ties, *counts]
 
-    def broken(self, kept: NDArray[np.bool_], *, none: bool = False) -> NDArray[np.bool_] | None:
+    def broken(self, kept: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         """The fewest constraints that a mixture must break which keeps those of a mask; None where there is none.
 
         Args:
             kept: Shape ``(e,)``.
-            none: Allow no constraint to be broken.
         """
-        k, e = len(self._units.size), len(self.bounds)
-        # Unknowns: weights of units, whether they are used, whether a constraint is broken.
-        rows, low, high = [], [], []
+        d, e = len(self._natural), len(self.bounds)
+        # Unknowns: weights, whether domains are used, whether a constraint is broken.
+        rows: list[Array] = []
+        low: list[float] = []
+        high: list[float] = []
 
-        def add(weights: Array, used: Array, breaks: tuple[int, float] | None, least: float, most: float) -> None:
-            row = np.concatenate([weights, used, np.zeros(e)])
-            if breaks is not None:
-                row[2 * k + breaks[0]] = breaks[1]
-            rows.append(row)
-            low.append(least)
-            high.append(most)
+        def add(weights: Array, used: Array, breaks: int, slack: float, least: float, most: float) -> None:
+            """One row, or one for each side, which a broken constraint loosens by `slack`."""
+            for side, limit in ((-slack, most), (slack, least)):
+                if np.isfinite(limit):
+                    row = np.concatenate([weights, used, np.zeros(e)])
+                    if breaks >= 0:
+                        row[2 * d + breaks] = side
+                    rows.append(row)
+                    low.append(-np.inf if side < 0 else limit)
+                    high.append(limit if side < 0 else np.inf)
 
-        zero, one = np.zeros(k), np.ones(k)
-        add(one, zero, None, 1, 1)
-        for i in range(k):
-            unit = np.eye(k)[i]
-            add(unit, -unit, None, -np.inf, 0)
+        zero, eye = np.zeros(d), np.eye(d)
+        for least, most in ((1.0, np.inf), (-np.inf, 1.0)):
+            add(np.ones(d), zero, -1, 1.0, least, most)
+        for unit in eye:
+            add(unit, -unit, -1, 1.0, -np.inf, 0.0)
         for i, bound in enumerate(self.bounds):
-            row = self._units.shares @ bound.coefficients
-            slack = float(np.abs(row).max(initial=0.0)) + 1.0
-            if i < self._linear:
-                if np.isfinite(bound.high):
-                    add(row, zero, (i, -slack), -np.inf, bound.high)
-                else:
-                    add(row, zero, (i, slack), bound.low, np.inf)
-            elif bound.key.endswith("at_most"):
-                add(zero, self._units.size.astype(float), (i, -float(self._units.size.sum())), -np.inf, bound.high)
-            elif bound.key.endswith("at_least"):
-                add(zero, self._units.size.astype(float), (i, bound.low), bound.low, np.inf)
+            if bound.key in (AT_MOST, AT_LEAST):
+                add(zero, np.ones(d), i, float(d), bound.low, bound.high)
+            elif bound.key == SMALLEST:
+                for unit in eye:
+                    add(unit, -bound.low * unit, i, 1.0, 0.0, np.inf)
+            elif i >= self._linear:
+                for row in _proportions(np.flatnonzero(bound.coefficients), self._natural):
+                    add(row, zero, i, 2.0, 0.0, 0.0)
             else:
-                for unit, least in zip(np.eye(k), self._region.smallest, strict=True):
-                    add(unit, -min(least, 2.0) * unit, (i, 2.0), 0, np.inf)
-        upper = np.concatenate([np.ones(2 * k), np.where(kept | none, 0.0, 1.0)])
+                add(bound.coefficients, zero, i, float(np.abs(bound.coefficients).max(initial=0.0)) + 1.0, bound.low, bound.high)
         solved = milp(
-            np.concatenate([np.zeros(2 * k), np.ones(e)]),
+            np.concatenate([np.zeros(2 * d), np.ones(e)]),
             constraints=LinearConstraint(np.array(rows), np.array(low), np.array(high)),
-            bounds=Bounds(np.zeros(2 * k + e), upper),
-            integrality=np.repeat([0, 1 if self._constraints.counted else 0, 1], [k, k, e]),
+            bounds=Bounds(np.zeros(2 * d + e), np.concatenate([np.ones(2 * d), np.where(kept, 0.0, 1.0)])),
+            integrality=np.repeat([0, 1 if self._constraints.counted else 0, 1], [d, d, e]),
         )
-        return None if solved.x is None else np.asarray(solved.x[2 * k :] > 0.5)
+        return None if solved.x is None else np.asarray(solved.x[2 * d :] > 0.5)
 
     def relief(self, i: int) -> float | None:
-        """What constraint `i` would have to be for a mixture that keeps all others, or None."""
+        """What the sum of constraint `i` would have to be for a mixture that keeps all others, or None."""
         if i >= self._linear:
             return None
         bound = self.bounds[i]
-        others = replace(self._constraints, bounds=tuple(b for j, b in enumerate(self.bounds[: self._linear]) if j != i))
-        region = Region.of(others, self._units)
-        row = self._units.shares @ bound.coefficients
-        sign = 1.0 if np.isfinite(bound.high) else -1.0
-        end = minimise(region, sign * row)
-        return None if end is None else sign * end.value
+        units = Units.of(self._natural, self._constraints.tied)
+        others = replace(self._constraints, bounds=tuple(b for j, b in enumerate(self._constraints.bounds) if j != i))
+        row = units.shares @ bound.coefficients
+        ends = [minimise(Region.of(others, units), sign * row) for sign in (1.0, -1.0)]
+        if ends[0] is None or ends[1] is None:
+            return None
+        # As near to what was asked for as the others let it be.
+        return float(np.clip(bound.low if np.isfinite(bound.low) else bound.high, ends[0].value, -ends[1].value))
+
+
+AT_MOST, AT_LEAST, SMALLEST = "mixture.active.at_most", "mixture.active.at_least", "mixture.active.smallest"
+
+
+def _proportions(members: NDArray[np.intp], natural: Array) -> Array:
+    """Rows that are zero where the members keep their natural proportions, shape ``(k - 1, d)``."""
+    shares = natural[members] / natural[members].sum() if natural[members].sum() > 0 else np.full(len(members), 1 / len(members))
+    first = int(np.argmax(shares))
+    rows = np.zeros((len(members), len(natural)))
+    rows[np.arange(len(members)), members] = shares[first]
+    rows[:, members[first]] -= shares
+    return np.delete(rows, first, axis=0)
 
 
 def _hitting(ways: Sequence[NDArray[np.bool_]], e: int) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ HiGHS solves them, through scipy; all are small.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,15 @@ class Optimum:
     value: float
 
 
-def minimise(region: Region, cost: Array, per_use: Array | None = None) -> Optimum | None:
+def minimise(region: Region, cost: Array, per_use: Array | None = None, *, exact: bool = False) -> Optimum | None:
     """A mixture with the smallest ``cost @ weights``, or None where no mixture is feasible.
 
     Args:
         region: The feasible set.
         cost: Shape ``(k,)``.
         per_use: Cost of using a unit at all, shape ``(k,)``, where it matters which units are used; the answer is then a good one,
-            not the best.
+            not the best, unless it shall be.
+        exact: Whether it shall.
     """
     if not region.counted:
         weights = _linear(region, cost)
@@ -65,7 +66,7 @@ def minimise(region: Region, cost: Array, per_use: Array | None = None) -> Optim
     if (bounds.lb > bounds.ub).any():
         return None
     # Any support does when one is asked for; a proof that it is the cheapest would take seconds.
-    options = {} if per_use is None else {"mip_rel_gap": 1.0}
+    options = {} if per_use is None or exact else {"mip_rel_gap": 1.0}
     solved = milp(objective, constraints=constraints, bounds=bounds, integrality=np.repeat([0, 1], k), options=options)
     if solved.x is None:
         return None
@@ -130,17 +131,6 @@ def ranges(region: Region) -> Array:
         # A unit that need not be used reaches zero where the smallest weight of used ones does not.
         found.append([np.nan if end is None else float(end.weights @ unit) for end in ends])
     return np.array(found)
-
-
-def feasible(region: Region) -> bool:
-    """Whether there is any mixture."""
-    return minimise(region, np.zeros(region.dim)) is not None
-
-
-def without_row(region: Region, row: int) -> Region:
-    """The set without one of its rows."""
-    keep = np.arange(len(region.rows)) != row
-    return replace(region, rows=region.rows[keep], low=region.low[keep], high=region.high[keep])
 
 
 def _tight(lower: Array, upper: Array) -> tuple[Array, Array]:

@@ -3,7 +3,7 @@
 Bounds on domains and on groups that are nested or disjoint form a tree. Weights are scaled to their sums from the root down, each
 held between its bounds (the I-projection of water-filling: Csiszár, "I-divergence geometry of probability distributions and
 minimization problems", 1975, at every node of the tree), which is exact. Groups that overlap, and bounds on shares within a group,
-are first approached by scaling, then met by a step towards a mixture that lies well inside.
+are first approached by scaling, then met by corrections and a small step towards a mixture that lies well inside.
 """
 
 from __future__ import annotations
@@ -16,12 +16,24 @@ from numpy.typing import NDArray
 
 from regmix_active.mixture.constraints import Array, Region
 
-TINY = 1e-12
+TINY = 1e-9
 HALVINGS = 64
 """Bisection steps of the scale of a node's children."""
 
 PASSES = 12
 """Scalings towards constraints that are no tree."""
+
+CORRECTIONS = 30
+"""Corrections of what scaling left."""
+
+FIXED = 1e-12
+"""Sums whose bounds are this close are fixed."""
+
+REST = 1e-13
+"""What may be left of an inequality that is broken."""
+
+WRONG = 2e-10
+"""By how much a mixture may break a constraint after all corrections."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,11 @@ def repaired(region: Region, root: Node, others: NDArray[np.intp], rows: Array, 
         if not len(bad):
             return found
         found[bad] = _filled(root, _scaled(found[bad], matrix, low, high), lower[bad], upper[bad])
-    return _stepped(found, np.broadcast_to(inside, rows.shape), matrix, low, high)
+    bad = np.flatnonzero((_excess(found, matrix, low, high) > 1e-13).any(axis=1))
+    inner = np.broadcast_to(inside, rows.shape)
+    for part in np.array_split(bad, max(1, len(bad) // 4096)):
+        found[part] = _settled(region, found[part], lower[part], upper[part], inner[part])
+    return found
 
 
 def _filled(root: Node, rows: Array, lower: Array, upper: Array) -> Array:
@@ -107,7 +123,7 @@ def _filled(root: Node, rows: Array, lower: Array, upper: Array) -> Array:
         low = lower[:, node.units].sum(axis=1) + sum((end[0] for end in ends), np.zeros(len(rows)))
         high = upper[:, node.units].sum(axis=1) + sum((end[1] for end in ends), np.zeros(len(rows)))
         low, high = np.maximum(low, node.low), np.minimum(high, node.high)
-        possible[(low > high + TINY)] = False
+        possible[low > high + TINY] = False
         rooms[id(node)] = low, np.maximum(high, low)
         return rooms[id(node)]
 
@@ -181,12 +197,49 @@ def _scaled(rows: Array, matrix: Array, low: Array, high: Array) -> Array:
     return rows
 
 
-def _stepped(rows: Array, inside: Array, matrix: Array, low: Array, high: Array) -> Array:
-    """Rows moved towards feasible mixtures as far as is needed, shape ``(n, k)``."""
-    over = np.maximum(_excess(rows, matrix, low, high), 0.0)
-    there = -_excess(inside, matrix, low, high)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        step = np.where(over > 0, over / (over + np.maximum(there, 0.0)), 0.0).max(axis=1)
-    step = np.where(over.max(axis=1) > 0, np.minimum(step * (1 + 1e-9) + 1e-12, 1.0), 0.0)[:, None]
-    moved: Array = np.where(step > 0, rows + step * (inside - rows), rows)
-    return moved
+def _settled(region: Region, rows: Array, lower: Array, upper: Array, inside: Array) -> Array:
+    """Rows that scaling left nearly feasible, made so: corrections within the room that each weight has, then a step inwards.
+
+    A correction solves for all broken sums at once, each weight moving in proportion to its room, so that what is at a bound, or
+    zero, stays there. The step meets inequalities; sums that are fixed are the same at both of its ends.
+
+    Args:
+        region: The feasible set.
+        rows: Shape ``(n, k)``.
+        lower: Bounds of each row, shape ``(n, k)``.
+        upper: Likewise.
+        inside: A feasible mixture of each row's units, shape ``(n, k)``; NaN where none is known.
+    """
+    matrix = np.concatenate([np.ones((1, region.dim)), region.rows])
+    low, high = np.append(1.0, region.low), np.append(1.0, region.high)
+    found = np.array(rows)
+    for _ in range(CORRECTIONS):
+        if _excess(found, matrix, low, high).max() <= REST:
+            break
+        found = _corrected(found, matrix, low, high, lower, upper)
+    over = np.concatenate([_excess(found, matrix, low, high), lower - found, found - upper], axis=1)
+    with np.errstate(invalid="ignore"):
+        room = -np.concatenate([_excess(inside, matrix, low, high), lower - inside, inside - upper], axis=1)
+        loose = np.concatenate([high - low > FIXED, np.ones(2 * region.dim, dtype=bool)])
+        broken = (over > REST) & loose
+        step = np.where(broken, over / np.maximum(over + np.maximum(room, 0.0), REST), 0.0).max(axis=1)[:, None]
+        found = np.where(step > 0, found + np.minimum(step * (1 + 1e-6), 1.0) * (inside - found), found)
+    found = _corrected(found, matrix, low, high, lower, upper)
+    left = np.concatenate([_excess(found, matrix, low, high), lower - found, found - upper], axis=1).max(axis=1)
+    # Nothing helps where the nearest feasible mixture is the one inside.
+    return np.where((left > WRONG)[:, None], inside, found)
+
+
+def _corrected(rows: Array, matrix: Array, low: Array, high: Array, lower: Array, upper: Array) -> Array:
+    """Rows after one correction of all broken sums, shape ``(n, k)``."""
+    room = np.minimum(rows - lower, upper - rows).clip(0) + 1e-9 * (upper - lower)
+    sums = rows @ matrix.T
+    gap = np.clip(sums, low, high) - sums
+    moved = np.abs(gap) > 1e-16
+    moved |= high - low < FIXED
+    gram = np.einsum("gk,nk,hk->ngh", matrix, room, matrix, optimize=True) * (moved[:, :, None] & moved[:, None])
+    # Sums that imply each other, or cannot move, make the system singular.
+    scale = np.trace(gram, axis1=1, axis2=2)[:, None, None] + 1e-300
+    solved = np.linalg.solve(gram + 1e-13 * scale * np.eye(len(matrix)), np.where(moved, gap, 0.0)[..., None])[..., 0]
+    change = room * (solved @ matrix)
+    return np.clip(rows + change, lower, upper)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import null_space
 
 from regmix_active.mixture.constraints import Array, Region
 
@@ -69,7 +68,7 @@ class Walk:
         self._ranks = np.argsort(~moving, axis=1, kind="stable")
         self._count = moving.sum(axis=1)
         self._chains = np.arange(len(start))
-        self._directions = self._free_directions() if crossing and len(self._units) else None
+        self._moving, self._crossing = moving, crossing
 
     def sweep(self, times: int = SWEEPS) -> Array:
         """Move all chains; where they are then, shape ``(n, k)``."""
@@ -81,8 +80,8 @@ class Walk:
             else:
                 for _ in range(int(self._count.max(initial=0)) // 2):
                     self._exchange(*self._pairs())
-            if self._directions is not None and i % RUN_EVERY == 0:
-                self._run(self._directions)
+            if self._crossing and i % RUN_EVERY == 0:
+                self._run()
             # Rounding must not add up over thousands of steps.
             np.clip(self._y, 0.0, None, out=self._y)
             self._sums = self._region.rows @ self._y
@@ -139,38 +138,35 @@ class Walk:
         end = np.where(weights > 0, end, 0.0)
         return np.where(power > 0, end, 0.0), np.where(power < 0, end, np.inf)
 
-    def _run(self, directions: Array) -> None:
-        """A step along one random direction, in all chains."""
-        region, y = self._region, self._y
-        step = (directions @ self._rng.standard_normal(directions.shape[1]))[:, None]
+    def _run(self) -> None:
+        """A step along a random direction of its own in every chain, in which all fixed sums stay."""
+        region, y, moving = self._region, self._y, self._moving.T
+        step = self._rng.standard_normal(y.shape) * moving
+        fixed = np.concatenate([np.ones((1, region.dim)), region.rows[region.high - region.low < FIXED]])
+        gram = np.einsum("gk,kn,hk->ngh", fixed, moving.astype(float), fixed, optimize=True)
+        # Twice, for the small part of the fixed sums that rounding leaves of the first time.
+        inverse = np.linalg.pinv(gram, rcond=1e-10, hermitian=True)
+        for _ in range(2):
+            step -= moving * (fixed.T @ np.einsum("ngh,hn->gn", inverse, fixed @ step))
         lower, upper = np.broadcast_to(self._lower[:, None], y.shape), np.broadcast_to(self._upper[:, None], y.shape)
+        free = np.ones(y.shape[1], dtype=bool)
         if self._alpha is not None:
             low, high = self._slice(y, self._alpha)
             lower, upper = np.maximum(lower, np.minimum(low, y)), np.minimum(upper, np.maximum(high, y))
-        along = step[self._units]
-        ends = np.stack([(lower - y)[self._units], (upper - y)[self._units]]) / np.where(along == 0, 1e-300, along)
-        least = np.minimum(ends[0], ends[1]).max(axis=0)
-        most = np.maximum(ends[0], ends[1]).min(axis=0)
-        for row, low_, high_, sums in zip(region.rows, region.low, region.high, self._sums, strict=True):
-            slope = row @ step
-            if abs(float(slope[0])) > FIXED:
+            free = np.asarray(((self._alpha > 0) | ~moving).all(axis=0))
+        along = moving & (np.abs(step) > 1e-12)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = np.stack([lower - y, upper - y]) / step
+        least = np.where(along, ends.min(axis=0), -np.inf).max(axis=0)
+        most = np.where(along, ends.max(axis=0), np.inf).min(axis=0)
+        slopes = region.rows @ step
+        for slope, low_, high_, sums in zip(slopes, region.low, region.high, self._sums, strict=True):
+            if high_ - low_ >= FIXED:
                 least, most = _narrowed(least, most, slope, low_ - sums, high_ - sums)
-        least, most = np.minimum(least, 0.0), np.maximum(most, 0.0)
-        if self._alpha is not None:
-            most = np.where((self._alpha[self._units] > 0).all(axis=0), most, 0.0)
-            least = np.where((self._alpha[self._units] > 0).all(axis=0), least, 0.0)
-        y += step * (least + self._rng.random(len(least)) * (most - least))
+        free = free & along.any(axis=0)
+        least, most = np.where(free, np.minimum(least, 0.0), 0.0), np.where(free, np.maximum(most, 0.0), 0.0)
+        y += np.where(along, step, 0.0) * (least + self._rng.random(len(least)) * (most - least))
         self._sums = region.rows @ y
-
-    def _free_directions(self) -> Array:
-        """An orthonormal basis of the moves that change neither the sum of all weights nor a fixed one, shape ``(k, m)``."""
-        region = self._region
-        fixed = region.rows[region.high - region.low < FIXED]
-        matrix = np.concatenate([np.ones((1, region.dim)), fixed])[:, self._units]
-        basis = np.zeros((region.dim, region.dim))
-        free = null_space(matrix)
-        basis[self._units, : free.shape[1]] = free
-        return basis[:, : max(free.shape[1], 1)]
 
 
 def _narrowed(least: Array, most: Array, slope: Array, low: Array, high: Array) -> tuple[Array, Array]:

@@ -143,3 +143,53 @@ def test_pull_grows_with_the_distance() -> None:
         change = (pull.penalty(near + step) - pull.penalty(near - step))[0]
         assert change == pytest.approx(float(pull.slope(near)[0] @ (2 * step)), rel=1e-4)
     assert Pull(NATURAL, 1.0).penalty(np.array([[1.0, 0, 0, 0]]))[0] == pytest.approx(np.log(1 / 0.4))
+
+
+def margins() -> MixtureSpace:
+    """Two ways of grouping the same four domains, each with exact sums: one number is free."""
+    bounds = (
+        Bound("rows", "", np.array([1.0, 1, 0, 0]), 0.5, 0.5),
+        Bound("columns", "", np.array([0.0, 1, 1, 0]), 0.5, 0.5),
+    )
+    return MixtureSpace(tuple("abcd"), np.full(4, 0.25), Constraints(bounds))
+
+
+def test_where_exact_groups_overlap_what_is_feasible_stays_where_it_is() -> None:
+    space, row = margins(), np.array([0.1, 0.4, 0.1, 0.4])
+    np.testing.assert_allclose(space.project(row)[0], row, atol=1e-12)
+    noisy = row + 1e-8 * np.array([1, -1, 1, 1])
+    np.testing.assert_allclose(space.project(noisy)[0], row, atol=1e-7)
+    np.testing.assert_allclose(space.check(noisy)[0], row, atol=1e-7)
+    drawn = space.project(np.random.default_rng(0).dirichlet(np.ones(4), 200))
+    assert space.feasible(drawn).all()
+    assert np.ptp(drawn[:, 0]) > 0.4, "near the given mixtures, not all in the middle"
+
+
+def test_draws_use_all_choices_of_domains() -> None:
+    """Also where few of them hold a mixture: every group needs some weight, and no domain may have much."""
+    groups = tuple(Bound(f"g{i}", "", np.isin(np.arange(40), range(10 * i, 10 * i + 10)).astype(float), low=0.1) for i in range(4))
+    caps = tuple(Bound(f"c{i}", "", np.eye(40)[i], high=0.3) for i in range(40))
+    space = MixtureSpace(tuple(f"d{i}" for i in range(40)), np.full(40, 1 / 40), Constraints((*groups, *caps), at_most=5))
+    drawn = space.sample(300, np.random.default_rng(0))
+    assert space.feasible(drawn).all()
+    assert len(np.unique(drawn > 0, axis=0)) > 250
+
+
+def test_constraints_that_leave_next_to_nothing() -> None:
+    floors = tuple(Bound(f"mixture.floors.{i}", "", EYE[i], low=0.2499999) for i in range(4))
+    assert clash(Constraints(floors), NATURAL) is None
+    space = MixtureSpace(tuple("abcd"), NATURAL, Constraints(floors))
+    assert space.feasible(space.project(EYE)).all()
+    missed = tuple(Bound(f"mixture.fixed.{i}", "", EYE[i], 0.2499999, 0.2499999) for i in range(4))
+    with pytest.raises(InfeasibleError, match="they miss each other by less than 1e-6"):
+        MixtureSpace(tuple("abcd"), NATURAL, Constraints(missed)).centre  # noqa: B018 - solved when it is asked for
+
+
+def test_a_tie_is_named_where_it_clashes() -> None:
+    fixed = tuple(Bound(f"mixture.fixed.{'ab'[i]}", f"{'ab'[i]} is 0.1", EYE[i], 0.1, 0.1) for i in range(2))
+    found = clash(Constraints(fixed, tied=((0, 1),)), NATURAL, tuple("abcd"))
+    assert found is not None
+    assert str(found).splitlines()[:2] == [
+        "no mixture satisfies these 3 constraints (fewer would not clash):",
+        "  mixture.groups: a, b keep their natural proportions",
+    ]

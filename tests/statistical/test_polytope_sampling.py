@@ -135,3 +135,13 @@ def test_a_walk_that_is_too_short_is_noticed() -> None:
     short = Walk(region, corner, None, used, np.random.default_rng(11), crossing=False).sweep(2)
     with pytest.raises(AssertionError, match="differ"):
         same(statistics(short), statistics(inside.sample(n, np.random.default_rng(12))))
+
+
+def test_fixed_groups_that_overlap_and_a_choice_of_domains() -> None:
+    """The square again, with chains that use different domains: those that use all four are uniform on it."""
+    d = 4
+    inside = space(d, [group(d, range(2), 0.5, 0.5), group(d, range(1, 3), 0.5, 0.5)], at_most=4, smallest=0.001)
+    drawn = inside.sample(3_000, np.random.default_rng(13))
+    whole = drawn[(drawn > 0).all(axis=1), 1]
+    assert len(whole) > 1_000
+    assert stats.kstest((whole - 0.001) / 0.498, "uniform").pvalue > ALARM
