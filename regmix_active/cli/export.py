@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from regmix_active.cli.common import console, load_run, run_argument
 from regmix_active.errors import ConfigError
+
+if TYPE_CHECKING:
+    from regmix_active.export import Handover
+    from regmix_active.export.sources import Facts
 
 FILE = click.Path(path_type=Path)
 
@@ -29,11 +34,19 @@ def _tokens(context: click.Context, parameter: click.Parameter, value: str | Non
 
 @click.command()
 @run_argument
-@click.option("--format", "name", metavar="NAME", default="list", help="The trainer's format; without it they are listed.")
+@click.option("--format", "name", metavar="NAME", help="The trainer's format; `list` shows them all.")
 @click.option(
-    "-o", "--output", metavar="FILE|FOLDER", type=FILE, help="Where to write; one file goes to standard output without it."
+    "-o",
+    "--output",
+    metavar="FILE|FOLDER/|-",
+    help="Where to write; - is standard output, where one file goes without it.",
 )
-@click.option("--mixture", metavar="FILE", type=FILE, help="Weights of a YAML or JSON file (name: weight) instead of a run's.")
+@click.option(
+    "--mixture",
+    metavar="FILE",
+    type=FILE,
+    help="Weights of a YAML or JSON file (name: weight), or a CSV file, instead of a run's.",
+)
 @click.option(
     "--paths", metavar="FILE", type=FILE, help="Where the data is: name: path or list; or train:, valid:, test: of these."
 )
@@ -44,11 +57,19 @@ def _tokens(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option(
     "--option", "options", metavar="KEY=VALUE", multiple=True, help="An option of the format, as listed; may be repeated."
 )
+@click.option(
+    "--drop-below",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Leave out domains of smaller shares, and renormalise the others.",
+)
 @click.option("--force", is_flag=True, help="Overwrite files.")
+@click.pass_context
 def command(
+    context: click.Context,
     run: Path,
-    name: str,
-    output: Path | None,
+    name: str | None,
+    output: str | None,
     mixture: Path | None,
     paths: Path | None,
     tokens: Path | None,
@@ -56,6 +77,7 @@ def command(
     target_tokens: int | None,
     sequence_length: int | None,
     options: Sequence[str],
+    drop_below: float | None,
     force: bool,
 ) -> None:
     """Write the mixture of RUN as a trainer reads it.
@@ -66,42 +88,84 @@ def command(
       regmix-active export --mixture mixture.json --format hf-interleave --paths paths.yaml --lengths lengths.yaml
 
     Weights are shares of training tokens; each format says what its trainer means by a weight, and it is converted. How often the
-    target run repeats each domain is shown beside it.
+    target run repeats each domain is shown beside it. A mixture that breaks a constraint of its run is refused.
     """
     from rich.console import Console
     from rich.markup import escape
 
-    from regmix_active.export import available, load_exporter
-    from regmix_active.export.base import repeated
-    from regmix_active.export.sources import Facts, cautions, from_file, from_run
-    from regmix_active.export.table import formats_table, mixture_table
+    from regmix_active.export import load_exporter
+    from regmix_active.export.base import dusty, repeated
+    from regmix_active.export.sources import Facts, from_file
+    from regmix_active.export.terminal import mixture_table
     from regmix_active.export.writing import write_files
 
-    if name == "list":
-        console().print(formats_table(available()))
+    typed = [key for key in context.params if context.get_parameter_source(key) is ParameterSource.COMMANDLINE]
+    if not name or name == "list":
+        _list(context, name, typed)
         return
+    if mixture is not None and "run" in typed:
+        raise ConfigError(f"{run} and --mixture {mixture}: each has weights; give one of them")
     exporter = load_exporter(name, dict(map(_option, options)))
     facts = Facts(paths, tokens, lengths, target_tokens, sequence_length)
     said: list[str] = []
     if mixture is not None:
         handover = from_file(mixture, facts)
+        handover = handover if drop_below is None else handover.without_below(drop_below)
     else:
-        config = load_run(run).config
-        handover = from_run(run, config, facts, text_paths=exporter.data == "text")
-        said = cautions(config, facts, handover)
+        handover, said = _of_run(run, facts, drop_below, text=exporter.data == "text")
     files = exporter.render(handover)
-    if output is None and len(files) > 1:
+    aside = output in (None, "-")
+    if aside and len(files) > 1:
         raise ConfigError(f"--format {name} writes {len(files)} files ({', '.join(files)}); name a folder for them with -o")
-    # Standard output is the file, where none is named; what is for people goes beside it.
-    screen = console() if output is not None else Console(stderr=True, width=None if Console(stderr=True).is_terminal else 100)
-    written = [] if output is None else write_files(files, output, force)
-    if output is None:
+    # Where standard output is the file, what is for people goes beside it.
+    screen = Console(stderr=True, width=None if Console(stderr=True).is_terminal else 100) if aside else console()
+    written = [] if output is None or aside else write_files(files, output, force)
+    if aside:
         click.echo(next(iter(files.values())), nl=False)
     screen.print(mixture_table(exporter, handover))
-    for line in [*said, *repeated(handover), *exporter.notes(exporter.ready(handover))]:
+    ready = exporter.ready(handover)
+    for line in [*handover.notes, *said, *repeated(handover), *dusty(handover), *exporter.notes(ready)]:
         screen.print(f"[yellow]note:[/] {escape(line)}", highlight=False, soft_wrap=True)
     for path in written:
         screen.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _list(context: click.Context, name: str | None, typed: Sequence[str]) -> None:
+    """Show the formats: asked for, or because none was named.
+
+    Raises:
+        click.UsageError: If none was named.
+        ConfigError: If other options were given, which a list makes nothing of.
+    """
+    from rich.console import Console
+
+    from regmix_active.export import available
+    from regmix_active.export.terminal import formats_table
+
+    if name == "list":
+        if others := [key for key in typed if key not in ("name", "run")]:
+            option = next(p.opts[-1] for p in context.command.params if p.name == others[0])
+            raise ConfigError(f"--format list: shows the formats, and makes nothing of {option}; leave it out, or name a format")
+        console().print(formats_table(available()))
+        return
+    Console(stderr=True, width=None if Console(stderr=True).is_terminal else 100).print(formats_table(available()))
+    raise click.UsageError("name a format with --format", context)
+
+
+def _of_run(run: Path, facts: Facts, drop_below: float | None, text: bool) -> tuple[Handover, list[str]]:
+    """The mixture of a run, which its constraints allow, and what to know about its numbers."""
+    from regmix_active.export.feasibility import RunConstraints
+    from regmix_active.export.sources import Facts, cautions, from_run, with_facts
+
+    config = load_run(run).config
+    recorded = from_run(run, config, Facts(), text_paths=text)
+    constraints = RunConstraints(run, config, recorded)
+    constraints.check(recorded)
+    handover = with_facts(recorded, facts)
+    if drop_below is not None:
+        handover = handover.without_below(drop_below)
+        constraints.check(handover, f"leave out less than --drop-below {drop_below:g} does")
+    return handover, [*constraints.notes, *cautions(config, facts, handover)]
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -24,6 +24,9 @@ REMEDIES: dict[Need, str] = {
 MOST_EPOCHS = 4.0
 """More epochs than these are warned of: until four, repeated tokens are worth nearly as much as new ones (arXiv 2305.16264)."""
 
+ROUNDING = 1e-6
+"""By so much, relatively, a limit of four epochs may be overstepped unsaid: weights are rounded."""
+
 
 class Exporter(ABC):
     """Writes a mixture as one trainer reads it. Options are fields of a dataclass.
@@ -35,6 +38,7 @@ class Exporter(ABC):
         data: What the trainer opens: text, or tokens that its own tools prepared; None if it opens nothing. The text of a
             run's corpus is taken if the user names no paths.
         needs: Facts without which there is no file.
+        wants: What the trainer needs besides, in words; without it there is a file, and a note.
         zeros: Whether domains of weight zero are written.
         one_path: Whether the trainer takes one path per domain only.
         exhausted: What the trainer does when a domain's data ends.
@@ -45,6 +49,7 @@ class Exporter(ABC):
     unit: ClassVar[Unit]
     data: ClassVar[Literal["text", "tokens"] | None] = None
     needs: ClassVar[tuple[Need, ...]] = ()
+    wants: ClassVar[str] = ""
     zeros: ClassVar[Literal["left out", "kept"]] = "left out"
     one_path: ClassVar[bool] = False
     exhausted: ClassVar[str]
@@ -62,6 +67,12 @@ class Exporter(ABC):
         Raises:
             ConfigError: If the trainer cannot take a name, a path or this many domains; with the remedy.
         """
+
+    @classmethod
+    def needed(cls) -> str:
+        """What must be known, in words."""
+        said = [need.replace("_", " ") for need in cls.needs] + [cls.wants] * bool(cls.wants)
+        return ", ".join(said) or "–"
 
     def required(self) -> tuple[Need, ...]:
         """Facts that are needed with these options; by default :attr:`needs`."""
@@ -108,12 +119,26 @@ def _missing(handover: Handover, need: Need) -> str | None:
     return f" of {shown}" if names else None
 
 
+def too_often(epochs: float | None) -> bool:
+    """Whether epochs, if known, are more than :data:`MOST_EPOCHS`."""
+    return epochs is not None and epochs > MOST_EPOCHS * (1 + ROUNDING)
+
+
+def dusty(handover: Handover) -> list[str]:
+    """Domains of shares that may come to nothing, as a warning."""
+    if not (names := handover.dust()):
+        return []
+    shown = ", ".join(f"{name} ({handover.weights[name]:.2g})" for name in names[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return [f"so small a share may come to nothing in the target run: {shown}{more}; leave it out with --drop-below SHARE"]
+
+
 def repeated(handover: Handover) -> list[str]:
     """Domains that the target run would see more than :data:`MOST_EPOCHS` times, as warnings."""
     lines = []
     for name in handover.domains:
         epochs = handover.epochs(name)
-        if epochs is not None and epochs > MOST_EPOCHS:
+        if too_often(epochs):
             lines.append(
                 f"{name} would be repeated {epochs:.1f} times; beyond {MOST_EPOCHS:g} epochs repeated text teaches less and less"
             )

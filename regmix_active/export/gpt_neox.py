@@ -18,8 +18,8 @@ from regmix_active.errors import ConfigError
 
 from .base import Exporter
 from .handover import Handover, Paths
+from .quoting import comments, epochs_text, heading, number, quoted, remark
 from .registry import exporter
-from .text import comments, epochs_text, heading, number, quoted, remark
 
 MOST_DATASETS = 254
 
@@ -33,6 +33,7 @@ class GPTNeoX(Exporter):
     unit = "sequence"
     data = "tokens"
     needs = ("paths",)
+    wants = "validation and test paths"
     one_path = True
     exhausted = "repeats"
 
@@ -48,13 +49,18 @@ class GPTNeoX(Exporter):
             "A weight is a share of the training samples, which all have seq_length tokens: of the tokens.",
             "Leave weight_by_num_documents false: it would replace these weights.",
         )
-        if not (handover.validation_paths and handover.test_paths):
-            lines += [
-                "NeoX wants valid_data_paths and test_data_paths, too: add them, or give --paths a file of train, valid and test."
-            ]
+        lines += [f"{note[0].upper()}{note[1:]}." for note in self.notes(handover)]
         text = comments(lines)
         splits = (("train", handover.paths), ("valid", handover.validation_paths), ("test", handover.test_paths))
         return {"gpt-neox.yml": text + "".join(self._split(handover, split, paths) for split, paths in splits)}
+
+    def notes(self, handover: Handover) -> list[str]:
+        """What NeoX would stop for."""
+        splits = {"valid": handover.validation_paths, "test": handover.test_paths}
+        missing = [f"{split}_data_paths" for split, paths in splits.items() if not any(map(paths.get, handover.domains))]
+        if not missing:
+            return []
+        return [f"GPT-NeoX stops without {' and '.join(missing)}: add them, or give --paths a file of train, valid and test"]
 
     def _split(self, handover: Handover, split: str, paths: Paths) -> str:
         weights = {name: weight for name, weight in handover.in_unit(self.unit).items() if paths.get(name)}

@@ -21,6 +21,9 @@ Paths = Mapping[str, str | Iterable[str]]
 NEGLIGIBLE = 1e-12
 """Shares up to this are zeros: one token in a trillion."""
 
+DUST = 1e-6
+"""Shares below this are named: what remains of a rounding rather than a choice."""
+
 TOLERANCE = 1e-9
 """How far from 1 the sum of the weights may lie."""
 
@@ -39,6 +42,9 @@ class Handover:
         test_paths: Likewise, of test data.
         target_tokens: Tokens that the target model is trained on.
         sequence_length: Tokens in one of its training rows.
+        text_keys: Field of a document that holds its text, by domain; where unknown, the domain is missing.
+        splits: Split of a data set of the hub, likewise.
+        notes: What was done to the mixture before, for people to read.
 
     Raises:
         ConfigError: If the weights are no mixture, or a name, a path or a number cannot be right.
@@ -53,6 +59,9 @@ class Handover:
     test_paths: Paths = field(default_factory=dict)
     target_tokens: int | None = None
     sequence_length: int | None = None
+    text_keys: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (self.study, *self.weights):
@@ -95,6 +104,38 @@ class Handover:
         kept = {name: weight for name, weight in self.weights.items() if weight > NEGLIGIBLE}
         total = math.fsum(kept.values())
         return replace(self, weights={name: weight / total for name, weight in kept.items()})
+
+    def without_below(self, share: float) -> Self:
+        """Shares below one become zero, and the others are renormalised; a note says so.
+
+        Args:
+            share: Of the training tokens, between 0 and 1.
+
+        Raises:
+            ConfigError: If nothing would be left.
+        """
+        dropped = {name: weight for name, weight in self.weights.items() if NEGLIGIBLE < weight < share}
+        total = math.fsum(weight for weight in self.weights.values() if weight >= share)
+        if total == 0:
+            raise ConfigError(f"no domain has a share of {share:g}; the largest is {max(self.weights.values()):.4g}: drop less")
+        if not dropped:
+            return self
+        weights = {name: weight / total if weight >= share else 0.0 for name, weight in self.weights.items()}
+        note = (
+            f"left out, below {share:g}: {', '.join(dropped)}, together {math.fsum(dropped.values()):.2g} of the tokens; "
+            f"the other shares were divided by {total:.9g}"
+        )
+        return replace(self, weights=weights, notes=(*self.notes, note))
+
+    def dust(self) -> tuple[str, ...]:
+        """Domains whose share is so small that the target run may make nothing of it.
+
+        Below :data:`DUST`, or fewer tokens than one training row where the target's tokens and the sequence's length are known.
+        """
+        least = DUST
+        if self.target_tokens is not None and self.sequence_length is not None:
+            least = max(least, self.sequence_length / self.target_tokens)
+        return tuple(name for name, weight in self.weights.items() if NEGLIGIBLE < weight < least)
 
     def in_unit(self, unit: Unit) -> dict[str, float]:
         """The mixture as shares of a trainer's unit.

@@ -6,7 +6,8 @@ tokens, measured), so the probabilities are ``p ~ weight / mean tokens of a docu
 sources and counts.
 
 The mean length must be that of the examples as the code yields them: whole documents, in tokens of the target's tokenizer
-(only the lengths' proportions count). Code that packs or cuts documents *before* it interleaves has examples of equal length:
+(only the lengths' proportions count). So a file of plain text is one example here (``sample_by="document"``), not one for each
+line. Code that packs or cuts documents *before* it interleaves has examples of equal length:
 use the weights then.
 
 ``stopping_strategy="first_exhausted"`` would end with the first source that ends; so each source repeats
@@ -19,27 +20,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .base import Exporter
+from .dataset_arguments import ByDomain, DatasetArguments
 from .handover import Handover
+from .quoting import comments, epochs_text, heading, number, remark
 from .registry import exporter
-from .text import comments, epochs_text, heading, number, remark
-from .text_data import TextData
 
 _CODE = '''
 from datasets import IterableDataset, interleave_datasets, load_dataset
 
 SOURCES = [
-    # probability of an example, load_dataset's path, name and data_files
+    # probability of an example; load_dataset's path, name, data_files and split; the field that holds the text
 {rows}]
 
 
-def load(path, name, data_files):
-    """One source, which starts again when it ends."""
-    files = list(data_files) or None
-    return load_dataset(path, name, data_files=files, split={split!r}, streaming=True).select_columns([{text_key!r}]).repeat(None)
+def load(path, name, data_files, split, text_key):
+    """One source, which starts again when it ends. A file of plain text is one document."""
+    more = {{"sample_by": "document"}} if path == "text" else {{}}
+    documents = load_dataset(path, name, data_files=list(data_files) or None, split=split, streaming=True, **more)
+    documents = documents.select_columns([text_key])
+    return (documents if text_key == "text" else documents.rename_column(text_key, "text")).repeat(None)
 
 
 def mixture(seed={seed}, load=load) -> IterableDataset:
-    """Documents for ever, so that each source gets its share of the tokens."""
+    """Documents for ever, so that each source gets its share of the tokens; their field is called text."""
     sources = [load(*source) for _, *source in SOURCES]
     probabilities = [probability for probability, *_ in SOURCES]
     return interleave_datasets(sources, probabilities=probabilities, seed=seed, stopping_strategy="first_exhausted")
@@ -52,8 +55,9 @@ class HFInterleave(Exporter):
     """A Python module with a function ``mixture``.
 
     Attributes:
-        text_key: The field of an example that holds its text; others are dropped, because sources must agree on their fields.
-        split: Split of hub data sets.
+        text_key: The field of an example that holds its text, for all domains or by domain; by default what the run's configuration
+            says, or ``text``. Other fields are dropped, because sources must agree on their fields.
+        split: Split of hub data sets, likewise; or ``train``.
         seed: Default of the function's seed.
     """
 
@@ -63,8 +67,8 @@ class HFInterleave(Exporter):
     needs = ("paths", "lengths")
     exhausted = "restarts"
 
-    text_key: str = "text"
-    split: str = "train"
+    text_key: ByDomain = None
+    split: ByDomain = None
     seed: int = 42
 
     def files(self, handover: Handover) -> dict[str, str]:
@@ -76,8 +80,9 @@ class HFInterleave(Exporter):
         )
         rows = ""
         for name, probability in handover.in_unit(self.unit).items():
-            data = TextData.of(name, handover.files(name), self.name)
+            data = DatasetArguments.of(handover, name, self.name, text_key=self.text_key, split=self.split)
             said = remark(f"{name}: {handover.weights[name]:.4%} of the tokens", epochs_text(handover, name))
-            rows += f"    ({number(probability)}, {data.path!r}, {data.name!r}, {data.files!r}),{said}\n"
-        code = _CODE.format(rows=rows, split=self.split, text_key=self.text_key, seed=self.seed)
+            source = (data.path, data.name, data.files, data.split, data.text_key)
+            rows += f"    ({number(probability)}, {', '.join(map(repr, source))}),{said}\n"
+        code = _CODE.format(rows=rows, seed=self.seed)
         return {"mixture.py": comments(lines) + code}

@@ -5,12 +5,14 @@ are rows of the model's length cut from the joined tokens (``src/levanter/data/m
 share of tokens. Weights are divided by their sum; a dataset that ends starts again (``stop_strategy: restart``, the only one
 there is). Weights of zero are allowed and skipped; they are left out here.
 
-Two traps, which this file avoids:
+Traps, which this file avoids:
 
 - Per block a dataset gets ``int(weight x mixture_block_size)`` examples, and the largest takes the rest. With the default of
   2,048 a weight below 0.0005 trains on *nothing*, and says so in a warning only. The block size is written: the smallest
   power of two, up to 32,768 (it must stay below 65,536), at which rounding costs each domain at most a hundredth of its
   share.
+- Text is read from ``.jsonl``, ``.json`` and ``.parquet`` alone (``sharded_datasource.py``), and of data sets of the hub the
+  split ``train``; the rest is refused. The field of the text is that of the component's ``format``.
 - Caches are named after the domain, so a name must not lead out of the cache's folder.
 
 ``layout=configs`` writes ``configs`` (``LMMixtureDatasetConfig``) for versions before ``LmDataConfig`` and its
@@ -26,10 +28,13 @@ from typing import Literal
 from regmix_active.errors import ConfigError
 
 from .base import Exporter
+from .dataset_arguments import ByDomain, DatasetArguments
 from .handover import Handover
+from .quoting import comments, epochs_text, heading, number, quoted, remark
 from .registry import exporter
-from .text import comments, epochs_text, heading, number, quoted, remark
-from .text_data import TextData
+
+READ = ("json", "parquet")
+"""Readers (of `datasets`) whose files Levanter reads, too."""
 
 BLOCKS = (2_048, 4_096, 8_192, 16_384, 32_768)
 
@@ -41,6 +46,8 @@ class Levanter(Exporter):
 
     Attributes:
         layout: Sections of today's versions (components) or of older ones (configs).
+        text_key: The field of a document that holds its text, for all domains or by domain; by default what the run's configuration
+            says, or ``text``.
     """
 
     trainer = "Levanter"
@@ -50,6 +57,7 @@ class Levanter(Exporter):
     exhausted = "restarts"
 
     layout: Literal["components", "configs"] = "components"
+    text_key: ByDomain = None
 
     def files(self, handover: Handover) -> dict[str, str]:
         """One YAML file with the section."""
@@ -66,12 +74,12 @@ class Levanter(Exporter):
             text += f"    {quoted(name)}: {number(weight)}{remark(epochs_text(handover, name))}\n"
         text += f"  {self.layout}:\n"
         for name in handover.domains:
-            text += f"    {quoted(name)}:\n"
-            margin = "      "
+            data = DatasetArguments.of(handover, name, self.name, text_key=self.text_key)
+            source = [line for line in _source(handover, name, data) if line != self._implied]
+            form = [] if data.text_key == "text" else ["format:", "  type: text", f"  text_key: {quoted(data.text_key)}"]
             if self.layout == "components":
-                text += f"{margin}source:\n"
-                margin += "  "
-            text += "".join(f"{margin}{line}\n" for line in _source(handover, name) if line != self._implied)
+                source = ["source:", *(f"  {line}" for line in source)]
+            text += f"    {quoted(name)}:\n" + "".join(f"      {line}\n" for line in [*source, *form])
         return {"levanter.yaml": text}
 
     @property
@@ -89,18 +97,23 @@ class Levanter(Exporter):
         ]
 
 
-def _source(handover: Handover, name: str) -> list[str]:
+def _source(handover: Handover, name: str, data: DatasetArguments) -> list[str]:
     """Files by URL, or a data set of the hub."""
-    train = handover.files(name)
-    if len(train) == 1 and not (data := TextData.of(name, train, "levanter")).files:
-        if data.name is None and data.path == train[0] and ("://" in data.path or data.path.startswith(("/", ".", "~"))):
+    if not data.files:
+        if data.split != "train":
             raise ConfigError(
-                f"--format levanter: {data.path!r} of {name!r} is no file; name files, such as {data.path}/*.jsonl.gz"
+                f"--format levanter: {name!r} is the split {data.split!r} of {data.path}, and Levanter trains on splits "
+                "called train; write it to .jsonl files, and name them with --paths"
             )
         subset = [] if data.name is None else [f"name: {quoted(data.name)}"]
         return ["type: hf", f"id: {quoted(data.path)}", *subset]
+    if data.path not in READ:
+        raise ConfigError(
+            f"--format levanter: {name!r} has files that Levanter does not read ({data.files[0]}); write its documents to "
+            ".jsonl, one on each line, and name those files with --paths"
+        )
     lines = ["type: url"]
-    for key, paths in (("train_urls", train), ("validation_urls", handover.validation_paths.get(name, ()))):
+    for key, paths in (("train_urls", data.files), ("validation_urls", handover.validation_paths.get(name, ()))):
         if paths:
             lines += [f"{key}:", *(f"  - {quoted(path)}" for path in paths)]
     return lines

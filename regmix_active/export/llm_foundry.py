@@ -16,6 +16,10 @@ A stream has at most one of three weights, and all streams the same kind (``Stre
 With the absolute ones ``epoch_size`` must not be given. Zeros are left out: the index of a stream of weight zero would
 still be fetched.
 
+What is written is a part of a training configuration: ``shuffle`` is in it, without which an epoch would go through one
+stream after the other, and so are ``drop_last`` and ``num_workers``, which the data loader wants. ``dataset.max_seq_len`` is
+there if the sequence length is known. Tokenizer, batch size and ``remote`` places of local streams stay the user's.
+
 The YAML goes through OmegaConf, where ``${`` begins an interpolation; it is escaped in paths.
 """
 
@@ -28,8 +32,8 @@ from typing import Literal
 
 from .base import Exporter, Need
 from .handover import Handover
+from .quoting import comments, epochs_text, heading, number, quoted, remark
 from .registry import exporter
-from .text import comments, epochs_text, heading, number, quoted, remark
 
 _INTERPOLATION = re.compile(r"(\\*)\$\{")
 
@@ -42,6 +46,7 @@ class LLMFoundry(Exporter):
     Attributes:
         weighting: Which of the three weights to write.
         split: The split (subfolder) of every stream.
+        num_workers: Processes of the data loader, per device.
     """
 
     trainer = "LLM Foundry (MosaicML streams)"
@@ -53,6 +58,7 @@ class LLMFoundry(Exporter):
 
     weighting: Literal["proportion", "repeat", "choose"] = "proportion"
     split: str = "train"
+    num_workers: int = 8
 
     def required(self) -> tuple[Need, ...]:
         """Absolute weights need to know what there is, or how long a row is, and how much is wanted."""
@@ -70,8 +76,11 @@ class LLMFoundry(Exporter):
         lines = heading(
             handover,
             f"Streams of MDS shards written with --concat_tokens: all samples have max_seq_len tokens. {meaning}",
+            "A part of a training configuration: merge it into yours.",
         )
-        text = comments(lines) + "train_loader:\n  name: text\n  dataset:\n"
+        text = comments(lines) + "train_loader:\n  name: text\n  dataset:\n    shuffle: true\n"
+        if handover.sequence_length is not None:
+            text += f"    max_seq_len: {handover.sequence_length}\n"
         if not absolute and handover.target_tokens is not None and handover.sequence_length is not None:
             text += f"    epoch_size: {math.ceil(handover.target_tokens / handover.sequence_length)}{remark('the target run')}\n"
         text += "    streams:\n"
@@ -83,7 +92,16 @@ class LLMFoundry(Exporter):
                 f"      {quoted(name)}:\n        {place}: {quoted(escaped(path))}\n        split: {quoted(escaped(self.split))}\n"
             )
             text += f"        {self.weighting}: {weight}{remark(epochs_text(handover, name))}\n"
-        return {"llm-foundry.yaml": text}
+        return {"llm-foundry.yaml": f"{text}  drop_last: true\n  num_workers: {self.num_workers}\n"}
+
+    def notes(self, handover: Handover) -> list[str]:
+        """What is missing, and streams of no samples."""
+        said = []
+        if handover.sequence_length is None:
+            said.append("add train_loader.dataset.max_seq_len, or give --sequence-length N")
+        if empty := [name for name in handover.domains if name not in self._weights(handover)]:
+            said.append(f"{', '.join(empty)}: less than a sample in the whole target run, left out")
+        return said
 
     def _weights(self, handover: Handover) -> dict[str, str]:
         shares = handover.in_unit(self.unit)
@@ -94,7 +112,7 @@ class LLMFoundry(Exporter):
         assert handover.target_tokens is not None
         assert handover.sequence_length is not None
         samples = math.ceil(handover.target_tokens / handover.sequence_length)
-        return {name: str(count) for name, count in _apportioned(shares, samples).items()}
+        return {name: str(count) for name, count in _apportioned(shares, samples).items() if count > 0}
 
 
 def escaped(text: str) -> str:

@@ -22,8 +22,8 @@ from regmix_active.errors import ConfigError
 
 from .base import Exporter
 from .handover import Handover, Paths
+from .quoting import number, quoted
 from .registry import exporter
-from .text import number, quoted
 
 MOST_DATASETS = 32_766
 

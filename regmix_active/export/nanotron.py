@@ -18,8 +18,8 @@ from regmix_active.errors import ConfigError
 
 from .base import Exporter
 from .handover import Handover
+from .quoting import comments, epochs_text, heading, number, quoted, remark
 from .registry import exporter
-from .text import comments, epochs_text, heading, number, quoted, remark
 
 
 @exporter("nanotron")

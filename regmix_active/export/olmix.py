@@ -15,9 +15,9 @@ from regmix_active.errors import ConfigError
 
 from .base import Exporter
 from .handover import Handover
+from .quoting import comments, epochs_text, heading, number, quoted, remark
 from .registry import exporter
 from .repetition import needed_repetition
-from .text import comments, epochs_text, heading, number, quoted, remark
 
 KEYS = ("weight", "repetition_factor")
 

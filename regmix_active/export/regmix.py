@@ -8,8 +8,10 @@ starts again.
 What is known from reading it, and checked or said here:
 
 - The keys of ``train`` and ``valid`` are prefixes of file names: the files of a domain are ``glob(DATA_DIR/PREFIX*)``. A
-  prefix of another prefix would take its files, too, so such names are refused.
-- ``valid`` must be there (it is deleted from the dictionary without asking). Each of its entries is evaluated by itself.
+  prefix of another prefix would take its files, too, so such names are refused; and so are prefixes of validation data that
+  extend, or are extended by, those of training data: the same text would be trained on and scored.
+- ``valid`` must be there (it is deleted from the dictionary without asking). Each of its entries is evaluated by itself. If
+  no validation data is named, the names are RegMix's own for all domains: ``valid_books``.
 - A domain with fewer files than devices is skipped with a line in the log, and the other shares grow.
 """
 
@@ -22,8 +24,8 @@ from regmix_active.errors import ConfigError
 
 from .base import Exporter
 from .handover import Handover
+from .quoting import comments, epochs_text, heading, number, remark, scalar
 from .registry import exporter
-from .text import comments, epochs_text, heading, number, remark, scalar
 
 
 @exporter("regmix")
@@ -49,6 +51,7 @@ class RegMix(Exporter):
         prefixes = {name: _prefix(handover, name) for name in handover.domains}
         for name in written.domains:
             _check(name, prefixes)
+            _check_validation(name, prefixes[name], _held_out(written))
         return written
 
     def files(self, handover: Handover) -> dict[str, str]:
@@ -64,10 +67,7 @@ class RegMix(Exporter):
             said = remark("" if prefixes[name] == name else name, epochs_text(handover, name))
             text += f"  {scalar(prefixes[name])}: {number(weight)}{said}\n"
         text += "valid:\n"
-        held_out = [
-            path for name, prefix in prefixes.items() for path in handover.validation_paths.get(name) or [_validation(prefix)]
-        ]
-        text += "".join(f"  {scalar(path)}: 1.0\n" for path in dict.fromkeys(held_out))
+        text += "".join(f"  {scalar(path)}: 1.0\n" for path in _held_out(handover))
         if self.model_name is not None:
             text += f"model_name: {scalar(self.model_name)}\n"
         return {"regmix.yaml": text}
@@ -75,6 +75,12 @@ class RegMix(Exporter):
 
 def _prefix(handover: Handover, name: str) -> str:
     return next(iter(handover.files(name)), name)
+
+
+def _held_out(handover: Handover) -> list[str]:
+    """Prefixes of validation data: those that are named, or RegMix's names for every domain; never some of each."""
+    named = [path for paths in handover.validation_paths.values() for path in paths]
+    return list(dict.fromkeys(named or [_validation(_prefix(handover, name)) for name in handover.domains]))
 
 
 def _validation(prefix: str) -> str:
@@ -85,14 +91,29 @@ def _validation(prefix: str) -> str:
 
 def _check(name: str, prefixes: dict[str, str]) -> None:
     prefix = prefixes[name]
-    if found := re.search(r"[*?[]", prefix):
-        raise ConfigError(
-            f"--format regmix: the prefix {prefix!r} of {name!r} holds {found.group()!r}, which the trainer's glob would expand; "
-            "name the files otherwise, and give the prefix with --paths"
-        )
+    _check_letters(prefix, f"of {name!r}")
     for other, longer in prefixes.items():
         if other != name and longer.startswith(prefix):
             raise ConfigError(
                 f"--format regmix: the files of {other!r} ({longer}*) would also count as those of {name!r} ({prefix}*); "
                 f"give {name!r} a prefix of its own with --paths, such as {prefix}_0"
+            )
+
+
+def _check_letters(prefix: str, whose: str) -> None:
+    if found := re.search(r"[*?[]", prefix):
+        raise ConfigError(
+            f"--format regmix: the prefix {prefix!r} {whose} holds {found.group()!r}, which the trainer's glob would expand; "
+            "name the files otherwise, and give the prefix with --paths"
+        )
+
+
+def _check_validation(name: str, prefix: str, held_out: list[str]) -> None:
+    for other in held_out:
+        _check_letters(other, "of validation data")
+        if other.startswith(prefix) or prefix.startswith(other):
+            wrong = "trained on as" if other.startswith(prefix) else "scored together with"
+            raise ConfigError(
+                f"--format regmix: validation data ({other}*) would be {wrong} {name!r} ({prefix}*); give both prefixes of "
+                f"their own with --paths (train: and valid:), such as train_{name} and valid_{name}"
             )

@@ -2,17 +2,19 @@
 
 The weights are those of the run's ``mixture.yaml``. How many tokens there are, and are wanted, is what the user's files say, or
 else ``mixture.yaml``, the configuration's ``mixture`` section, the corpus that the run was trained on (if the cache still holds it:
-it is never built for this) or the tokens that a command's domains were declared with. Document lengths are the corpus's, too.
+it is never built for this) or the tokens that a command's domains were declared with. Document lengths are the corpus's, too, and
+so are the fields and the splits that its text is read from.
 """
 
 from __future__ import annotations
 
+import csv
 import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from regmix_active.config.plain_yaml import parse_yaml
 from regmix_active.config.schema import CorpusConfig, RunConfig
@@ -20,6 +22,9 @@ from regmix_active.errors import ConfigError, CorpusError
 from regmix_active.search.finite import are_shares
 
 from .handover import TOLERANCE, Handover
+
+if TYPE_CHECKING:
+    from regmix_active.corpus.store import TokenStore
 
 ROUNDED = 1e-4
 """Weights of a file may miss 1 by so much: they were rounded, and are renormalised."""
@@ -53,6 +58,8 @@ class _Known:
     tokens: dict[str, float] = field(default_factory=dict)
     lengths: dict[str, float] = field(default_factory=dict)
     paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    text_keys: dict[str, str] = field(default_factory=dict)
+    splits: dict[str, str] = field(default_factory=dict)
 
 
 def from_run(folder: Path, config: RunConfig, facts: Facts, text_paths: bool = False) -> Handover:
@@ -62,7 +69,7 @@ def from_run(folder: Path, config: RunConfig, facts: Facts, text_paths: bool = F
         folder: The run folder.
         config: Its configuration.
         facts: What the user adds.
-        text_paths: Take the paths of the corpus, which is text, for those of the training data.
+        text_paths: Take the paths of the corpus, which is text, for those of the training data; with its fields and splits.
 
     Raises:
         ConfigError: If ``mixture.yaml`` or a file of the user's cannot be read.
@@ -81,33 +88,66 @@ def from_run(folder: Path, config: RunConfig, facts: Facts, text_paths: bool = F
         tokens={**_of(known.tokens, weights), **_of(config.mixture.tokens, weights), **found.tokens},
         lengths=_of(known.lengths, weights),
         paths=_of(known.paths, weights) if text_paths else {},
+        text_keys=_of(known.text_keys, weights) if text_paths else {},
+        splits=_of(known.splits, weights) if text_paths else {},
     )
     return with_facts(found, facts)
 
 
 def cautions(config: RunConfig, facts: Facts, found: Handover) -> list[str]:
     """What to know about numbers that nobody gave."""
+    said = []
+    limited = config.mixture.target_tokens
+    if limited is not None and found.target_tokens is not None and found.target_tokens != int(limited):
+        said.append(
+            f"the run was limited to {config.mixture.max_epochs:g} epochs in {limited:.3g} tokens, and not in "
+            f"{found.target_tokens:.3g}; for a search with another limit set mixture.target_tokens"
+        )
     guessed = facts.tokens is None and not config.mixture.tokens and config.runner.command is None
-    if not guessed or found.target_tokens is None or not found.tokens:
-        return []
-    return [
-        "tokens and epochs count the corpus that the proxies were trained on, without its validation text; "
-        "give --tokens FILE if the target run has other data"
-    ]
+    if guessed and found.target_tokens is not None and found.tokens:
+        said.append(
+            "tokens and epochs count the corpus that the proxies were trained on, without its validation text; "
+            "give --tokens FILE if the target run has other data"
+        )
+    return said
 
 
 def from_file(file: Path, facts: Facts) -> Handover:
-    """The mixture of a YAML or JSON file: ``name: weight``, or such a mapping under ``weights`` (as ``--format json`` writes it).
+    """The mixture of a file: YAML or JSON of ``name: weight``, or of such a mapping under ``weights``; or CSV.
+
+    So what ``--format json`` and ``--format csv`` write is read again.
 
     Raises:
         ConfigError: If a file cannot be read, or the weights are no mixture.
     """
-    content = _read(file, "--mixture")
+    content = _read_csv(file) if file.suffix.lower() == ".csv" else _read(file, "--mixture")
     nested = isinstance(content.get("weights"), dict)
     weights = content["weights"] if nested else content
     study = content.get("study") if nested else None
     found = _handover(study if isinstance(study, str) else file.stem, weights, content if nested else {}, f"--mixture {file}")
     return with_facts(found, facts)
+
+
+def _read_csv(file: Path) -> dict[str, Any]:
+    """Columns ``domain`` and ``weight``, and ``tokens`` where it is there and filled."""
+    origin = f"--mixture {file}"
+    weights: dict[str, float] = {}
+    tokens: dict[str, float] = {}
+    for row in csv.DictReader(_text(file, "--mixture").splitlines()):
+        name = row.get("domain")
+        if name is None or row.get("weight") is None:
+            raise ConfigError(f"{origin}: needs the columns domain and weight; --format csv writes such a file")
+        if name in weights:
+            raise ConfigError(f"{origin}: {name!r} is there twice; give each domain one row")
+        for key, column in (("weight", weights), ("tokens", tokens)):
+            if text := row.get(key):
+                try:
+                    column[name] = float(text)
+                except ValueError:
+                    raise ConfigError(f"{origin}: {key} of {name!r} is {text!r}, not a number") from None
+        if name not in weights:
+            raise ConfigError(f"{origin}: {name!r} has no weight; write 0 if it is left out")
+    return {"weights": weights, "tokens": tokens}
 
 
 def with_facts(found: Handover, facts: Facts) -> Handover:
@@ -136,14 +176,16 @@ def _handover(study: str, weights: Mapping[str, Any], content: Mapping[str, Any]
         if isinstance(weight, bool) or not isinstance(weight, int | float):
             raise ConfigError(f"{origin}: the weight of {name!r} is {weight!r}, not a number")
     total = math.fsum(weights.values())
+    notes: tuple[str, ...] = ()
     if TOLERANCE < abs(total - 1) <= ROUNDED:
         weights = {name: weight / total for name, weight in weights.items()}
+        notes = (f"the weights summed to {total:.9g}, as rounded ones do: each was divided by it",)
     tokens, target = content.get("tokens"), content.get("target_tokens")
     if target is not None and not _is_number(target):
         raise ConfigError(f"{origin}: target_tokens is {target!r}; write a number of tokens")
     known = _numbers(tokens, tuple(weights), f"{origin}: tokens", "a number of tokens") if isinstance(tokens, dict) else {}
     try:
-        return Handover(study, weights, tokens=known, target_tokens=int(target) if target else None)
+        return Handover(study, weights, tokens=known, target_tokens=int(target) if target else None, notes=notes)
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
 
@@ -153,8 +195,11 @@ def _with_paths(found: Handover, file: Path) -> Handover:
     split = bool(content) and set(content) <= set(SPLITS) and all(isinstance(value, dict) for value in content.values())
     parts = content if split else {"train": content}
     train, valid, test = ({name: _path(name, value, found, file) for name, value in parts.get(part, {}).items()} for part in SPLITS)
+    # Other files than the run's are read as the format's options say.
+    keys, splits = ({k: v for k, v in known.items() if k not in train} for known in (found.text_keys, found.splits))
+    paths = {**found.paths, **train}
     try:
-        return replace(found, paths={**found.paths, **train}, validation_paths=valid, test_paths=test)
+        return replace(found, paths=paths, validation_paths=valid, test_paths=test, text_keys=keys, splits=splits)
     except ConfigError as error:
         raise ConfigError(f"--paths {file}: {error}") from None
 
@@ -169,15 +214,18 @@ def _path(name: str, value: object, found: Handover, file: Path) -> str | list[s
 
 
 def _read(file: Path, option: str) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{option} {file}: cannot be read ({reason}); name a YAML or JSON file") from None
-    content, _ = parse_yaml(text, f"{option} {file}")
+    content, _ = parse_yaml(_text(file, option), f"{option} {file}")
     if not isinstance(content, dict):
         raise ConfigError(f"{option} {file}: write name: value, one line per domain")
     return content
+
+
+def _text(file: Path, option: str) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{option} {file}: cannot be read ({reason}); name a YAML or JSON file") from None
 
 
 def _numbers(content: Mapping[str, Any], domains: tuple[str, ...], origin: str, what: str) -> dict[str, float]:
@@ -213,22 +261,17 @@ def _command(config: RunConfig) -> _Known:
 
 def _corpus(corpus: CorpusConfig) -> _Known:
     """What the cache knows of the corpus, and where its text is."""
-    from regmix_active.corpus.build import corpus_digest, default_cache_dir
-    from regmix_active.corpus.store import MANIFEST, TokenStore
-
-    paths: dict[str, tuple[str, ...]] = {}
+    said = _Known()
     for name, domain in (corpus.domains or {}).items():
         if domain.dataset is not None:
-            paths[name] = (f"{domain.dataset}:{domain.subset}" if domain.subset else domain.dataset,)
+            said.paths[name] = (f"{domain.dataset}:{domain.subset}" if domain.subset else domain.dataset,)
+            said.splits[name] = domain.split
         elif domain.path is not None:
-            paths[name] = (domain.path,) if isinstance(domain.path, str) else domain.path
-    try:
-        folder = default_cache_dir() / corpus_digest(corpus)[:32]
-        if not (folder / MANIFEST).is_file():
-            return _Known(paths=paths)
-        manifest = TokenStore.open(folder).manifest
-    except CorpusError:  # its text has moved, or the cache is damaged: what is missing is asked for
-        return _Known(paths=paths)
+            said.paths[name] = (domain.path,) if isinstance(domain.path, str) else domain.path
+        said.text_keys[name] = domain.text_key
+    if (store := cached_store(corpus)) is None:
+        return said
+    manifest = store.manifest
     tokens, lengths = {}, {}
     for record in manifest.domains:
         weighed = record.target_tokens or record.train.tokens  # what a weight is a share of
@@ -236,4 +279,16 @@ def _corpus(corpus: CorpusConfig) -> _Known:
         # Documents that were split by their tails have their beginnings on one side and their ends on the other.
         whole = weighed * (1 + record.validation.tokens / record.train.tokens) if record.split == "tail" else weighed
         lengths[record.name] = whole / record.train.documents
-    return _Known(tokens, lengths, paths)
+    return replace(said, tokens=tokens, lengths=lengths)
+
+
+def cached_store(corpus: CorpusConfig) -> TokenStore | None:
+    """The corpus, if the cache holds it."""
+    from regmix_active.corpus.build import corpus_digest, default_cache_dir
+    from regmix_active.corpus.store import MANIFEST, TokenStore
+
+    try:
+        folder = default_cache_dir() / corpus_digest(corpus)[:32]
+        return TokenStore.open(folder) if (folder / MANIFEST).is_file() else None
+    except CorpusError:  # its text has moved, or the cache is damaged: what is missing is asked for
+        return None

@@ -15,10 +15,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .base import Exporter
+from .dataset_arguments import COMPRESSED, ByDomain, DatasetArguments
 from .handover import Handover
+from .quoting import comments, epochs_text, heading, number, remark
 from .registry import exporter
-from .text import comments, epochs_text, heading, number, remark
-from .text_data import COMPRESSED, TextData
 
 _CODE = '''
 from torchtitan.components.data import (
@@ -33,23 +33,28 @@ from torchtitan.components.data import (
 from torchtitan.hf_datasets.text_datasets import TextProcessor
 
 SOURCES = (
-    # share of the rows, load_dataset's path, name and data_files
+    # share of the rows; load_dataset's path, name, data_files and split; the field that holds the text
 {rows})
 
 
-def text(row):
-    return row[{text_key!r}]
+def configured(cls, **settings):
+    """Some versions configure by a class within the class, others by the class itself."""
+    return getattr(cls, "Config", cls)(**settings)
 
 
-def packed(path, name, data_files):
-    """Rows of fixed length of one source."""
+def packed(path, name, data_files, split, text_key):
+    """Rows of fixed length of one source. A file of plain text is one document."""
     if path == "jsonl":
-        source = IndexedJsonlSource.Config(patterns=data_files)
+        source = configured(IndexedJsonlSource, patterns=data_files)
     else:
-        files = {{"data_files": list(data_files)}} if data_files else {{}}
-        source = HuggingFaceStreamingSource.Config(path=path, name=name, split={split!r}, load_dataset_kwargs=files)
+        more = {{"data_files": list(data_files)}} if data_files else {{}}
+        if path == "text":
+            more["sample_by"] = "document"
+        source = configured(HuggingFaceStreamingSource, path=path, name=name, split=split, load_dataset_kwargs=more)
     documents = SingleDatasetConfig(
-        source=source, processor=TextProcessor.Config(text_fn=text), post_filters=(lambda sample: sample is not None,)
+        source=source,
+        processor=configured(TextProcessor, text_fn=lambda row: row[text_key]),
+        post_filters=(lambda sample: sample is not None,),
     )
     return ConcatThenSplitPackingConfig(dataset=documents)
 
@@ -57,7 +62,7 @@ def packed(path, name, data_files):
 def dataloader(seed={seed}):
     """For config.dataloader."""
     datasets = tuple(WeightedDataset(dataset=packed(*source), weight=weight) for weight, *source in SOURCES)
-    return GrainDataLoader.Config(dataset=DatasetMixConfig(datasets=datasets), seed=seed, shuffle=True, repeat=True)
+    return configured(GrainDataLoader, dataset=DatasetMixConfig(datasets=datasets), seed=seed, shuffle=True, repeat=True)
 '''
 
 
@@ -67,8 +72,9 @@ class TorchTitan(Exporter):
     """A Python module with a function ``dataloader``.
 
     Attributes:
-        text_key: The field of a document that holds its text.
-        split: Split of hub data sets.
+        text_key: The field of a document that holds its text, for all domains or by domain; by default what the run's configuration
+            says, or ``text``.
+        split: Split of hub data sets, likewise; or ``train``.
         seed: Default of the function's seed.
     """
 
@@ -78,8 +84,8 @@ class TorchTitan(Exporter):
     needs = ("paths",)
     exhausted = "restarts"
 
-    text_key: str = "text"
-    split: str = "train"
+    text_key: ByDomain = None
+    split: ByDomain = None
     seed: int = 42
 
     def files(self, handover: Handover) -> dict[str, str]:
@@ -90,10 +96,16 @@ class TorchTitan(Exporter):
         )
         rows = ""
         for name, weight in handover.in_unit(self.unit).items():
-            data = TextData.of(name, handover.files(name), self.name)
-            # Only plain lines can be looked up at random; compressed ones are streamed.
-            indexed = data.path == "json" and data.files and not any(path.endswith((".json", *COMPRESSED)) for path in data.files)
+            data = DatasetArguments.of(handover, name, self.name, text_key=self.text_key, split=self.split)
+            path = "jsonl" if _indexed(data) else data.path
             said = remark(name, epochs_text(handover, name))
-            rows += f"    ({number(weight)}, {('jsonl' if indexed else data.path)!r}, {data.name!r}, {data.files!r}),{said}\n"
-        code = _CODE.format(rows=rows, split=self.split, text_key=self.text_key, seed=self.seed)
+            source = (path, data.name, data.files, data.split, data.text_key)
+            rows += f"    ({number(weight)}, {', '.join(map(repr, source))}),{said}\n"
+        code = _CODE.format(rows=rows, seed=self.seed)
         return {"mixture.py": comments(lines) + code}
+
+
+def _indexed(data: DatasetArguments) -> bool:
+    """Only plain lines can be looked up at random; compressed ones, and those of folders in folders, are streamed."""
+    apart = (".json", *COMPRESSED)
+    return data.path == "json" and not any(path.lower().endswith(apart) or "**" in path for path in data.files)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -72,11 +74,29 @@ def commanded(tmp_path: Path) -> Path:
 
 
 def test_formats_are_listed(cli: Run) -> None:
-    for arguments in ([], ["--format", "list"]):
-        code, out, _ = cli(*arguments)
-        assert code == 0
-        assert all(f" {name} " in out for name in parsers.PARSERS)
-        assert all(unit in out for unit in ("tokens", "sequences", "examples"))
+    code, out, _ = cli("--format", "list")
+    assert code == 0
+    assert all(f" {name} " in out for name in parsers.PARSERS)
+    assert all(unit in out for unit in ("tokens", "sequences", "examples"))
+    for others in (["--target-tokens", "5"], ["-o", "x"], ["--force"]):
+        code, out, err = cli("--format", "list", *others)
+        assert (code, out) == (2, "")
+        assert "--format list: shows the formats, and makes nothing of --" in err
+
+
+def test_without_a_format_they_are_listed_and_it_is_an_error(cli: Run, commanded: Path) -> None:
+    for arguments in ([], [commanded], ["--format", ""], [commanded, "-o", "x"]):
+        code, out, err = cli(*arguments)
+        assert (code, out) == (2, "")
+        assert all(f" {name} " in err for name in parsers.PARSERS)
+        assert "name a format with --format" in err
+
+
+def test_a_run_or_a_file_has_the_weights(cli: Run, commanded: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "m.json", WEIGHTS)
+    code, out, err = cli(commanded, "--mixture", file, "--format", "json")
+    assert (code, out) == (2, "")
+    assert f"{commanded} and --mixture {file}: each has weights; give one of them" in err
 
 
 def test_a_file_goes_to_standard_output_and_the_table_beside_it(cli: Run, commanded: Path) -> None:
@@ -123,6 +143,179 @@ def test_one_file_by_name_or_into_a_folder(cli: Run, commanded: Path, tmp_path: 
     assert "-o no/such/a.json: cannot be written (No such file or directory)" in err
 
 
+def test_a_path_with_a_separator_is_a_folder_and_a_dash_is_standard_output(cli: Run, commanded: Path, tmp_path: Path) -> None:
+    code, out, err = cli(commanded, "--format", "json", "-o", "new/deep/")
+    assert code == 0, err
+    assert "wrote new/deep/mixture.json" in out
+    assert (tmp_path / "new" / "deep" / "mixture.json").is_file()
+    code, out, err = cli(commanded, "--format", "json", "-o", "-")
+    assert code == 0, err
+    assert out == (tmp_path / "new" / "deep" / "mixture.json").read_text(encoding="utf-8")
+    assert not (tmp_path / "-").exists()
+    paths = write(tmp_path / "paths.json", {name: f"/data/{name}" for name in WEIGHTS})
+    assert "name a folder for them with -o" in cli(commanded, "--format", "megatron", "--paths", paths, "-o", "-")[2]
+
+
+def test_what_is_overwritten_keeps_its_place_and_its_permissions(cli: Run, commanded: Path, tmp_path: Path) -> None:
+    target = write(tmp_path / "target.json", "old")
+    target.chmod(0o640)
+    (tmp_path / "link.json").symlink_to(target)
+    (tmp_path / "dangling.json").symlink_to(tmp_path / "made.json")
+    for link in ("link.json", "dangling.json"):
+        code, _, err = cli(commanded, "--format", "json", "-o", link)
+        assert code == 2
+        assert "exists already" in err
+        assert cli(commanded, "--format", "json", "-o", link, "--force")[0] == 0
+        assert (tmp_path / link).is_symlink()
+    assert json.loads(target.read_text(encoding="utf-8"))["weights"] == WEIGHTS
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "made.json").is_file()
+
+
+def test_pipes_and_devices_are_not_replaced(cli: Run, commanded: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in (tmp_path / "pipe", Path("/dev/null")):
+        for more in ([], ["--force"]):
+            code, _, err = cli(commanded, "--format", "json", "-o", place, *more)
+            assert code == 2
+            assert f"{place}: is there and is no regular file; name another place, or - for standard output" in err
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+CONSTRAINED: list[tuple[dict[str, Any], str]] = [
+    ({"caps": {"books": 0.4}}, "books at most 0.4 (mixture.caps.books); it is off by 0.1"),
+    ({"floors": {"talk": 0.25}}, "talk at least 0.25 (mixture.floors.talk)"),
+    ({"groups": {"all": {"members": ["books", "code"], "max": 0.7}}}, "all at most 0.7 (mixture.groups.all.max)"),
+    ({"max_ratio": 5}, "(mixture.max_ratio.talk)"),
+    ({"target_tokens": 1e10, "max_epochs": 2.0}, "talk at most 0.02 (2 epochs in 1e+10 tokens) (mixture.max_epochs.talk)"),
+    ({"active": {"at_most": 2}}, "it uses 3 domains"),
+]
+
+
+@pytest.mark.parametrize(("mixture", "message"), CONSTRAINED)
+def test_a_mixture_that_breaks_a_constraint_is_not_handed_over(
+    mixture: dict[str, Any], message: str, cli: Run, commanded: Path, tmp_path: Path
+) -> None:
+    """As after an edited configuration; the weights are those of 0.5, 0.3 and 0.2."""
+    content = load_config(commanded / "config.yaml").config.model_dump(mode="json", exclude_unset=True)
+    folder = run_folder(tmp_path / "other", RunConfig.model_validate({**content, "mixture": mixture}))
+    for more in ([], ["--force"]):
+        code, out, err = cli(folder, "--format", "json", *more)
+        assert (code, out) == (2, "")
+        assert "the mixture breaks a constraint of the run: " in err
+        assert message in err
+        assert f"regmix-active recommend {folder}" in err
+
+
+def test_a_mixture_at_its_limits_is_handed_over(cli: Run, commanded: Path, tmp_path: Path) -> None:
+    config = load_config(
+        commanded / "config.yaml",
+        [
+            ("mixture.caps", {"books": 0.5}),
+            ("mixture.target_tokens", 2e9),
+            ("mixture.tokens", {"talk": 1e8}),
+            ("mixture.max_epochs", 4),
+        ],
+    ).config
+    assert cli(run_folder(tmp_path / "limits", config), "--format", "json")[0] == 0
+
+
+def test_constraints_that_cannot_be_known_are_said(cli: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGMIX_ACTIVE_CACHE", str(tmp_path / "empty"))
+    capped = load_config(tiny, [("mixture.max_ratio", 2.0)]).config
+    code, _, err = cli(run_folder(tmp_path / "unknown", capped), "--format", "json")
+    assert code == 0, err
+    assert "note: the run's constraints were not checked, for lack of its natural shares" in err
+    natural = {"books": 0.4, "code": 0.5, "talk": 0.1}
+    code, _, err = cli(run_folder(tmp_path / "known", capped, natural_weights=natural), "--format", "json")
+    assert code == 0, err
+    natural = {"books": 0.2, "code": 0.7, "talk": 0.1}
+    code, _, err = cli(run_folder(tmp_path / "broken", capped, natural_weights=natural), "--format", "json")
+    assert code == 2
+    assert "books at most 0.4 (2 times its natural share)" in err
+    finite = load_config(tiny, [("mixture.target_tokens", 1e9), ("mixture.caps", {"books": 0.4})]).config
+    code, _, err = cli(run_folder(tmp_path / "finite", finite), "--format", "json")
+    assert code == 2
+    assert "books at most 0.4 (mixture.caps.books)" in err, "what is known is checked"
+    finite = load_config(tiny, [("mixture.target_tokens", 1e9)]).config
+    code, _, err = cli(run_folder(tmp_path / "uncounted", finite), "--format", "json")
+    assert code == 0, err
+    assert "note: the run's limit on epochs was not checked" in err
+
+
+def test_dust_is_dropped_where_the_constraints_allow_it(cli: Run, commanded: Path, tmp_path: Path) -> None:
+    dusty = {"books": 0.5, "code": 0.4999997, "talk": 0.0000003}
+    config = load_config(commanded / "config.yaml").config
+    folder = run_folder(tmp_path / "dusty", config, weights=dusty)
+    code, out, err = cli(folder, "--format", "json")
+    assert code == 0, err
+    assert "note: so small a share may come to nothing in the target run: talk (3e-07)" in err
+    code, out, err = cli(folder, "--format", "json", "--drop-below", "1e-4")
+    assert code == 0, err
+    assert json.loads(out)["weights"]["talk"] == 0
+    assert "note: left out, below 0.0001: talk, together 3e-07 of the tokens" in err
+    assert "may come to nothing" not in err
+    floor = load_config(commanded / "config.yaml", [("mixture.floors", {"talk": 1e-7})]).config
+    code, _, err = cli(run_folder(tmp_path / "floor", floor, weights=dusty), "--format", "json", "--drop-below", "1e-4")
+    assert code == 2
+    assert "talk at least 1e-07 (mixture.floors.talk)" in err
+    assert "leave out less than --drop-below 0.0001 does" in err
+    assert cli("--mixture", write(tmp_path / "m.json", dusty), "--format", "json", "--drop-below", "0.9")[0] == 2
+    assert cli(folder, "--format", "json", "--drop-below", "1")[0] == 2
+
+
+def test_fields_and_splits_come_from_the_configuration(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_text('{"content": "x"}\n', encoding="utf-8")
+    domains = {
+        "books": {"path": str(tmp_path / "b.jsonl"), "text_key": "content"},
+        "code": {"dataset": "org/code", "subset": "py", "split": "validation", "text_key": "code"},
+        "talk": {"dataset": "org/talk"},
+    }
+    folder = run_folder(tmp_path / "run", RunConfig.model_validate({"corpus": {"domains": domains}}))
+    lengths = write(tmp_path / "lengths.json", dict.fromkeys(WEIGHTS, 10))
+    arguments = (folder, "--format", "hf-interleave", "--lengths", lengths)
+    code, out, err = cli(*arguments)
+    assert code == 0, err
+    read = {"b": ("json", None, (str(tmp_path / "b.jsonl"),), "train", "content")}
+    assert [source[1:] for source in parsers.executed_sources(out)] == [
+        read["b"],
+        ("org/code", "py", (), "validation", "code"),
+        ("org/talk", None, (), "train", "text"),
+    ]
+    paths = write(tmp_path / "paths.json", {"code": "/d/code.jsonl"})
+    code, out, err = cli(*arguments, "--paths", paths)
+    assert [source[3:] for source in parsers.executed_sources(out)][1] == (("/d/code.jsonl",), "train", "text"), "other files"
+    code, out, err = cli(*arguments, "--paths", paths, "--option", "text_key={code: body}")
+    assert [source[5] for source in parsers.executed_sources(out)] == ["content", "body", "text"]
+    assert "the split 'validation' of org/code" in cli(folder, "--format", "levanter")[2]
+
+
+def test_csv_is_read_again(cli: Run, commanded: Path, tmp_path: Path) -> None:
+    assert cli(commanded, "--format", "csv", "-o", "mixture.csv")[0] == 0
+    code, out, err = cli("--mixture", "mixture.csv", "--format", "json", "--target-tokens", "4e9")
+    assert code == 0, err
+    again = json.loads(out)
+    assert again["weights"] == WEIGHTS
+    assert again["epochs"] == {"books": 0.5, "code": 0.6, "talk": 8.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,share\nbooks,1\n", "needs the columns domain and weight"),
+        ("domain,weight\nbooks,0.5\nbooks,0.5\n", "'books' is there twice"),
+        ("domain,weight\nbooks,half\n", "weight of 'books' is 'half', not a number"),
+        ("domain,weight\nbooks,1\ncode,\n", "'code' has no weight"),
+        ("domain,weight\nbooks,nan\n", "the weight of 'books' is nan"),
+    ],
+)
+def test_csv_that_holds_no_mixture(text: str, message: str, cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(text, encoding="utf-8")
+    code, out, err = cli("--mixture", "m.csv", "--format", "json")
+    assert (code, out) == (2, "")
+    assert message in err
+
+
 def test_a_corpus_knows_its_tokens_lengths_and_text(cli: Run, tiny: Path, cache: Path, tmp_path: Path) -> None:
     """Read from the cache; counted here from the tokens themselves."""
     config = load_config(tiny).config
@@ -140,7 +333,11 @@ def test_a_corpus_knows_its_tokens_lengths_and_text(cli: Run, tiny: Path, cache:
         lengths.append(tokens.size / np.count_nonzero(tokens == store.manifest.end_of_document))
     drawn = np.array(list(WEIGHTS.values())) / lengths
     assert [probability for probability, *_ in sources] == pytest.approx(drawn / drawn.sum(), rel=1e-12)
-    assert [path for _, path, *_ in sources] == [config.corpus.domains[name].path for name in WEIGHTS]
+    globs = [
+        (f"{config.corpus.domains[name].path}/**/*{ending}",)
+        for name, ending in (("books", ".jsonl"), ("code", ".jsonl"), ("talk", ".txt"))
+    ]
+    assert [files for _, _, _, files, *_ in sources] == globs
     code, _, err = cli(folder, "--format", "nanotron")
     assert "--format nanotron needs paths of books, code, talk; give --paths FILE" in err, "its text is not nanotron's data"
 
@@ -186,6 +383,7 @@ def test_a_mixture_of_a_file(cli: Run, tmp_path: Path) -> None:
     first = json.loads(out)
     assert first["study"] == "found"
     assert sum(first["weights"].values()) == pytest.approx(1, abs=1e-12), "rounded shares are renormalised"
+    assert "note: the weights summed to 0.999999, as rounded ones do: each was divided by it" in err
     again = write(tmp_path / "again.json", {**first, "target_tokens": 9, "tokens": {"books": 3}})
     assert json.loads(cli("--mixture", again, "--format", "json")[1])["epochs"] == pytest.approx({"books": 1.0})
 

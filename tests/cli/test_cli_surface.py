@@ -20,7 +20,8 @@ SURFACE = {
     "status": "--storage RUN",
     "recommend": "--excess-over --interval --limit --relative --rule --simulations --storage --surrogate --target --top-k --worst "
     "RUN",
-    "export": "--force --format --lengths --mixture --option --output --paths --sequence-length --target-tokens --tokens RUN",
+    "export": "--drop-below --force --format --lengths --mixture --option --output --paths --sequence-length --target-tokens "
+    "--tokens RUN",
     "import": "--absent-is-zero --config --dry-run --map --out --scale --set --storage --study SOURCE",
     "study": "",
     "study fork": "--config --dry-run --merge --out --set --split --storage OLD",

@@ -39,16 +39,16 @@ COMMANDS = {
 MEANING = {
     "regmix": "Keys are prefixes of file names: `--paths`, or the domains. The trainer divides by the sum, and restarts data.",
     "megatron": "One of the three files is enough. Megatron-LM divides by the sum and repeats a data set that is too small.",
-    "gpt-neox": "A YAML file of its own, beside your others. NeoX divides by the sum and repeats a data set that is too small.",
+    "gpt-neox": "A YAML file of its own. NeoX divides by the sum, repeats data, and stops without validation and test data.",
     "nanotron": "The section `data_stages`. A Nanoset divides by the sum; a folder that ends starts again.",
-    "olmo-core": "OLMo-core refuses a source that is too small, so the repetition that the target run needs is written.",
+    "olmo-core": "OLMo-core refuses a source that is too small, so the repetition that is needed is written, and 1 % of room.",
     "olmix": "The section `mix` of a launch configuration; names are those of its `data.sources`.",
-    "llm-foundry": "Streams by `proportion`; `--option weighting=repeat` or `choose` instead make one epoch the whole target run.",
+    "llm-foundry": "A part of its YAML. `--option weighting=repeat` or `choose` make one epoch the whole target run.",
     "torchtitan": "For torchtitan's main branch: `config.dataloader = mixture.dataloader()`. Sources are packed, then mixed.",
-    "levanter": "The section `data`. The block is so large that small shares are not rounded to nothing.",
-    "hf-interleave": "Python: `mixture.mixture()` is an `IterableDataset`. Probabilities are per example: weight / mean length.",
+    "levanter": "The section `data`, of JSON, Parquet or hub data. The block is so large that small shares are not lost.",
+    "hf-interleave": "Python: `mixture.mixture()` is an `IterableDataset`. Probabilities are per document: weight / mean length.",
     "json": "For everything else; `--mixture` reads it again.",
-    "csv": "Likewise.",
+    "csv": "Likewise: `--mixture mixture.csv`.",
 }
 
 INTRODUCTION = """\
@@ -56,7 +56,10 @@ INTRODUCTION = """\
 
 A weight of regmix-active is a share of the training **tokens**. Trainers mean other things by a weight: `regmix-active export`
 converts. The examples below are of one mixture, and a test compares this page with what the commands write. With a run folder
-instead of `--mixture FILE`, weights come from the run, and tokens and document lengths from its corpus, if the cache holds it.
+instead of `--mixture FILE`, weights come from the run, and tokens and document lengths from its corpus, if the cache holds it;
+formats that read text take its files, fields and splits from the run's configuration. A mixture that breaks a constraint of its
+run is refused. `--drop-below 1e-6` leaves out what is too little to train on. `-o folder/` writes into a folder, `-o -` to
+standard output.
 
 """
 
@@ -99,8 +102,7 @@ def page() -> str:
     parts = [INTRODUCTION, "| format | trainer | a weight is a share of | needs | data that ends |\n|---|---|---|---|---|\n"]
     for name, cls in available().items():
         if name in COMMANDS:
-            needs = ", ".join(need.replace("_", " ") for need in cls.needs) or "–"
-            parts.append(f"| [`{name}`](#{name}) | {cls.trainer} | {cls.unit}s | {needs} | {cls.exhausted} |\n")
+            parts.append(f"| [`{name}`](#{name}) | {cls.trainer} | {cls.unit}s | {cls.needed()} | {cls.exhausted} |\n")
     parts.append("\nThe mixture and what is known of its data:\n")
     for file in ("mixture", "tokens", "lengths"):
         parts.append(f"\n`{file}.yaml`\n\n```yaml\n{(FOLDER / f'{file}.yaml').read_text(encoding='utf-8')}```\n")

@@ -1,11 +1,12 @@
 """The formats read as their trainers read them, each from what its sources do.
 
 With the trainer's own parser: LLM Foundry (OmegaConf), the Python of Hugging Face datasets; Megatron-LM's is in
-``test_megatron_itself.py``. The others parse YAML with PyYAML, as their trainers do, and normalise by a rewritten line or two.
+``test_trainers_themselves.py``. The others parse YAML with PyYAML, as their trainers do, and normalise by a rewritten line or two.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
@@ -97,23 +98,43 @@ def executed(code: str) -> dict[str, Any]:
     return space
 
 
+def executed_sources(code: str) -> list[tuple[Any, ...]]:
+    """The list of sources of a Python file, whose imports need not be installed."""
+    (listed,) = (node for node in ast.parse(code).body if isinstance(node, ast.Assign))
+    return list(ast.literal_eval(listed.value))
+
+
 class Stub:
-    """Stands for a configuration class of torchtitan: keeps its arguments."""
+    """Stands for a configuration class of torchtitan: takes its arguments and no others, and keeps them."""
 
     def __init__(self, **arguments: Any) -> None:
+        name = type(self).__name__
+        assert set(arguments) <= TORCHTITAN[name], f"{name} of torchtitan takes no {set(arguments) - TORCHTITAN[name]}"
         vars(self).update(arguments)
 
-    @classmethod
-    def Config(cls, **arguments: Any) -> Stub:  # noqa: N802 (torchtitan's name)
-        return cls(**arguments)
+
+TORCHTITAN = {
+    "ConcatThenSplitPackingConfig": {"dataset"},
+    "DatasetMixConfig": {"datasets"},
+    "GrainDataLoader": {"dataset", "seed", "shuffle", "repeat"},
+    "HuggingFaceStreamingSource": {"path", "split", "name", "revision", "load_dataset_kwargs"},
+    "IndexedJsonlSource": {"patterns"},
+    "SingleDatasetConfig": {"source", "pre_filters", "processor", "post_filters"},
+    "WeightedDataset": {"dataset", "weight"},
+    "TextProcessor": {"text_fn"},
+}
+"""Fields of torchtitan's classes that are used or might be; its own are a few more."""
+
+CONFIGURED_WITHIN = ("GrainDataLoader", "HuggingFaceStreamingSource", "IndexedJsonlSource", "TextProcessor")
+"""Classes that have a class ``Config``, in most versions."""
 
 
 def torchtitan(files: Files) -> Shares:
-    names = "ConcatThenSplitPackingConfig DatasetMixConfig GrainDataLoader HuggingFaceStreamingSource IndexedJsonlSource"
     data, text = ModuleType("torchtitan.components.data"), ModuleType("torchtitan.hf_datasets.text_datasets")
-    for name in [*names.split(), "SingleDatasetConfig", "WeightedDataset"]:
-        setattr(data, name, type(name, (Stub,), {}))
-    text.TextProcessor = type("TextProcessor", (Stub,), {})  # type: ignore[attr-defined]
+    for name in TORCHTITAN:
+        stub = type(name, (Stub,), {})
+        within = type(name, (), {"Config": stub}) if name in CONFIGURED_WITHIN else stub
+        setattr(text if name == "TextProcessor" else data, name, within)
     stubs = {module.__name__: module for module in (data, text)}
     parents = {name: ModuleType(name) for name in ("torchtitan", "torchtitan.components", "torchtitan.hf_datasets")}
     with pytest.MonkeyPatch.context() as patch:
@@ -128,6 +149,8 @@ def torchtitan(files: Files) -> Shares:
         source = item.dataset.dataset.source
         kwargs = getattr(source, "load_dataset_kwargs", {})
         found = source.patterns if hasattr(source, "patterns") else kwargs.get("data_files") or [source.path]
+        assert isinstance(kwargs.get("data_files", []), list)
+        assert ("sample_by" in kwargs) == (getattr(source, "path", "") == "text"), "a reader refuses what it does not know"
         pairs.append((found[0], item.weight))
     return normalised(pairs)
 
@@ -145,7 +168,7 @@ def levanter(files: Files) -> Shares:
 def hf_interleave(files: Files) -> Shares:
     sources = executed(files["mixture.py"])["SOURCES"]
     assert math.fsum(probability for probability, *_ in sources) == pytest.approx(1, abs=1e-12)
-    return normalised((data_files[0], probability) for probability, _, _, data_files in sources)
+    return normalised((data_files[0], probability) for probability, _, _, data_files, *_ in sources)
 
 
 def plain_json(files: Files) -> Shares:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -77,3 +78,26 @@ def test_hugging_face_draws_the_tokens_of_the_mixture(tmp_path: Path) -> None:
     # The same weights taken for probabilities of examples would give books far more.
     naive = np.array([WEIGHTS[name] * lengths[name] for name in WEIGHTS])
     assert naive[0] / naive.sum() > WEIGHTS["books"] + 0.15
+
+
+def test_a_file_of_plain_text_is_one_document(tmp_path: Path) -> None:
+    """As the corpus reads it, and as its mean length counts it. Long files, some compressed, beside short lines of JSON."""
+    rng = np.random.default_rng(6)
+    folder = tmp_path / "books"
+    folder.mkdir()
+    sizes = rng.geometric(1 / 15, size=40) + 1
+    for index, size in enumerate(sizes):
+        text = "".join("a line of five words\n" for _ in range(size))
+        if index % 4:
+            (folder / f"{index}.txt").write_text(text, encoding="utf-8")
+        else:
+            (folder / f"{index}.txt.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "talk.jsonl").write_text('{"said": "three words here"}\n' * 30, encoding="utf-8")
+    paths = {"books": str(folder), "talk": str(tmp_path / "talk.jsonl")}
+    lengths = {"books": 5 * float(sizes.mean()), "talk": 3.0}
+    given = Handover("s", {"books": 0.735, "talk": 0.265}, lengths=lengths, paths=paths, text_keys={"talk": "said"})
+    module = parsers.executed(export("hf-interleave", given)["mixture.py"])
+    words = {True: 0, False: 0}
+    for example in islice(module["mixture"](seed=1), 12_000):
+        words[example["text"].startswith("a line")] += len(example["text"].split())
+    assert words[True] / sum(words.values()) == pytest.approx(0.735, rel=0.03)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from .base import MOST_EPOCHS, Exporter
+from .base import Exporter, too_often
 from .handover import NEGLIGIBLE, Handover
 
 
@@ -29,7 +29,7 @@ def mixture_table(exporter: Exporter, handover: Handover) -> Table:
         if converted:
             row += [f"{drawn[name]:.4%}" if name in drawn else "–"]
         row += ["?" if tokens is None else f"{tokens:,.0f}"]
-        row += ["left out" if gone else "?" if epochs is None else f"{epochs:.2f}" + " !" * (epochs > MOST_EPOCHS)]
+        row += ["left out" if gone else "?" if epochs is None else f"{epochs:.2f}" + " !" * too_often(epochs)]
         table.add_row(escape(name), *row)
     return table
 
@@ -43,7 +43,6 @@ def formats_table(exporters: Mapping[str, type[Exporter]]) -> Table:
     for name, cls in exporters.items():
         fields: tuple[Any, ...] = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
         options = "\n".join(field.name for field in fields) or "–"
-        needs = ", ".join(need.replace("_", " ") for need in cls.needs) or "–"
-        row = (name, cls.trainer, f"{cls.unit}s", needs, cls.zeros, cls.exhausted, options)
+        row = (name, cls.trainer, f"{cls.unit}s", cls.needed(), cls.zeros, cls.exhausted, options)
         table.add_row(*map(escape, row))
     return table
