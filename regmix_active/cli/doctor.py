@@ -87,12 +87,18 @@ def _show_allowed(screen: Console, space: MixtureSpace) -> None:
     from rich.markup import escape
 
     from regmix_active.report.allowed import allowed_table
-    from regmix_active.search.spaces import needless
+    from regmix_active.search.spaces import needless, quickly_explained
 
     if not space.constrained:
         return
-    screen.print(allowed_table(space))
-    for text in needless(space):
+    shown = quickly_explained(space)
+    caption = None if shown is space else "without mixture.active, which so many domains make slow to look at; runs keep it"
+    with screen.status("looking how far each weight may go"):
+        table = allowed_table(shown, caption)
+    screen.print(table)
+    with screen.status("looking for constraints that change nothing"):
+        notes = needless(shown, thorough=True)
+    for text in notes:
         screen.print(f"[yellow]note:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 

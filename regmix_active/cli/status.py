@@ -52,13 +52,14 @@ def command(run: Path, storage: str | None) -> None:
     if np.isfinite(history.values).any():
         slot = int(history.slots[history.best])
         best = next((f"imported run {t.user_attrs['run']}" for t in imported if t.user_attrs["slot"] == slot), f"slot {slot}")
-        table.add_row("best trained", escape(f"{history.values[history.best]:.4f} nats per token ({best})"))
+        table.add_row("best trained", escape(f"{history.values[history.best]:.4f} {history.target.unit} ({best})"))
         table.add_row("its mixture", escape(shares_text(history.space.as_dict(history.mixtures[history.best]))))
     again = f"regmix-active run --config {search.folder.config} --out {run}"
     if (missing := budget - counts["completed"] - counts["stopped early"]) > 0:
         following = f"{missing} proxies missing: {again}"
     elif search.folder.mixture.is_file():
-        following = f"done; the mixture is in {search.folder.mixture}"
+        found_for = search.folder.answered()
+        following = f"done; the mixture is in {search.folder.mixture}" + (f", found for {found_for}" if found_for else "")
     else:
         following = f"all proxies are trained, the answer is missing: {again}"
     table.add_row("next", escape(following))

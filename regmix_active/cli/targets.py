@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import click
 
 from regmix_active.errors import ConfigError
-from regmix_active.study.spec import MEAN, NATURAL, number
+from regmix_active.study.spec import MEAN, NATURAL, number, same_targets
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 LIMIT = re.compile(
     r"(?P<name>.+?)\s*<=\s*(?:(?P<natural>natural)\s*(?:(?P<share>[+-]\s*[\d.]+)\s*%)?|(?P<nats>[\d.eE+-]+))"
-    r"\s*(?:@\s*(?P<probability>[\d.]+))?"
+    r"\s*(?:@\s*(?P<probability>[\d.]+)\s*(?P<percent>%)?)?"
 )
 LIMIT_HELP = "write code<=natural+1%, code<=3.2 or all<=natural+1%@0.95 (a probability; default 0.9)"
 
@@ -93,14 +93,16 @@ def typed_targets(
             raise click.BadParameter("needs --excess-over, of which the excess is a share", param_hint="--relative")
         more["relative"] = True
     if limits:
-        more["limits"] = dict(map(parse_limit, limits))
+        pairs = [parse_limit(text) for text in limits]
+        _once([name for name, _ in pairs])
+        more["limits"] = dict(pairs)
     if not targets and not more:
         return None, None
     weights = [parse_target(text, fractions=True) for text in targets] or [MEAN]
     specs = [{"weights": one, **more} if more else one for one in weights]
     if len(specs) == 1:
         return specs[0], None
-    if len(set(targets)) < len(targets):
+    if same_targets(weights) is not None:
         raise click.BadParameter("the same target twice; a trade-off needs different ones", param_hint="--target")
     return specs[0], dict(zip(targets, specs, strict=True))
 
@@ -113,7 +115,7 @@ def parse_target(text: str | None, *, fractions: bool = False) -> Any:
         fractions: Keep them as they are written, so that the configuration shows them.
 
     Raises:
-        click.BadParameter: If a weight is not a number.
+        click.BadParameter: If a weight is not a number, or a name comes twice.
     """
     if text is None or text == MEAN:
         return text
@@ -126,8 +128,16 @@ def parse_target(text: str | None, *, fractions: bool = False) -> Any:
             raise click.BadParameter(
                 f"{part!r}: write NAME or NAME=WEIGHT, for example books=0.7,code=0.3 or books=7/52", param_hint="--target"
             ) from None
+        if name.strip() in weights:
+            raise click.BadParameter(f"{text!r}: two weights for {name.strip()}; give it one", param_hint="--target")
         weights[name.strip()] = weight.strip() if fractions and "/" in weight else value
     return weights
+
+
+def _once(names: Sequence[str]) -> None:
+    """Refuse two limits of one loss, of which the second would replace the first."""
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise click.BadParameter(f"a second limit for {repeated[0]}; give each loss one", param_hint="--limit")
 
 
 def parse_limit(text: str) -> tuple[str, dict[str, float]]:
@@ -145,12 +155,18 @@ def parse_limit(text: str) -> tuple[str, dict[str, float]]:
             content["above_natural"] = round(float((found["share"] or "0").replace(" ", "")) / 100, 12)
         else:
             content["at_most"] = float(found["nats"])
-        if found["probability"]:
-            content["probability"] = float(found["probability"])
-            if not 0 < content["probability"] < 1:
-                raise ValueError
+        probability = float(found["probability"]) if found["probability"] else None
     except ValueError:
         raise click.BadParameter(f"{text!r}: {LIMIT_HELP}", param_hint="--limit") from None
+    if content.get("at_most", 0.0) < 0:
+        raise click.BadParameter(f"{text!r}: a loss is never below 0 nats; {LIMIT_HELP}", param_hint="--limit")
+    if probability is not None:
+        if found["percent"] or not 0 < probability < 1:
+            raise click.BadParameter(
+                f"{text!r}: a probability is between 0 and 1; for 95 % write @0.95, such as {found['name']}<=natural+1%@0.95",
+                param_hint="--limit",
+            )
+        content["probability"] = probability
     return found["name"], content
 
 

@@ -55,4 +55,7 @@ def show_verification(search: ActiveSearch, found: Recommendation, screen: Conso
             )
             raise
     screen.print(verification_table(verification))
+    if found.rule == "pareto":
+        note = f"note: judged by one target, {verification.target.describe()}, not by the trade-offs between several"
+        screen.print(note, markup=False, highlight=False, soft_wrap=True)
     screen.print(verification.verdict, style="green" if verification.passed else "yellow", highlight=False, soft_wrap=True)

@@ -1,7 +1,8 @@
 """The proof: the found mixture and those it must beat are trained again with fresh seeds.
 
 Every seed trains all mixtures from the same initial weights and block order, so that differences between mixtures are paired
-by seed; their standard errors are those of the paired differences.
+by seed; their standard errors are those of the paired differences. What a target or a limit counts over the natural mixture is over
+its fresh losses of the same seed, too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.stats import t as student
 from regmix_active.errors import ProxyError
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRequest, ProxyRunner
+from regmix_active.study.spec import NATURAL
 from regmix_active.study.target import Target
 
 FOUND = "found"
@@ -38,9 +40,11 @@ class Rival:
     Attributes:
         name: What it is called.
         weights: Shape ``(d,)``.
-        values: Target of each seed, nats per token, shape ``(s,)``.
+        values: Target of each seed, in the target's unit, shape ``(s,)``.
         gain: Mean of its target minus the found mixture's: positive where the found one is better.
         gain_error: Standard error of that mean, from paired seeds; zero for the found mixture itself.
+        broken: By how much its mean losses break the limit of the target that they break most, nats per token; 0 if none.
+        allowed: Whether it satisfies the constraints on mixtures.
     """
 
     name: str
@@ -48,10 +52,17 @@ class Rival:
     values: NDArray[np.float64]
     gain: float
     gain_error: float
+    broken: float = 0.0
+    allowed: bool = True
+
+    @property
+    def counts(self) -> bool:
+        """Whether it could be an answer: allowed, and no limit broken."""
+        return self.allowed and self.broken == 0
 
     @property
     def mean(self) -> float:
-        """Mean target over the seeds, nats per token."""
+        """Mean target over the seeds, in the target's unit."""
         return float(self.values.mean())
 
     @property
@@ -85,9 +96,15 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """Whether the found mixture beats the natural and the uniform one, and the best trained one is not better."""
-        others = {rival.name: rival for rival in self.rivals}
-        return others["natural"].beaten and others["uniform"].beaten and not others["best trained"].better
+        """Whether the found mixture beats the natural and the uniform one, the best trained one is not better, and all limits are
+        kept.
+
+        Rivals that could not be an answer are not counted against it; but something must be beaten.
+        """
+        others = {rival.name: rival for rival in self.rivals[1:]}
+        beats = all(others[name].beaten for name in ("natural", "uniform") if others[name].counts)
+        stands = not (others["best trained"].counts and others["best trained"].better)
+        return beats and stands and self.rivals[0].broken == 0 and any(rival.beaten for rival in others.values())
 
     @property
     def verdict(self) -> str:
@@ -95,8 +112,14 @@ class Verification:
         parts = []
         for rival in self.rivals[1:]:
             word = "beats" if rival.beaten else "is worse than" if rival.better else "cannot be told from"
-            parts.append(f"{word} the {rival.name} mixture ({rival.gain:+.4f} ± {rival.gain_error:.4f} nats)")
-        return f"{'PASSED' if self.passed else 'NOT PROVEN'}: the found mixture {', '.join(parts)}"
+            unit = "of the reference" if self.target.relative else "nats"
+            why = "" if rival.counts else "; breaks a limit" if rival.allowed else "; not allowed"
+            parts.append(f"{word} the {rival.name} mixture ({rival.gain:+.4f} ± {rival.gain_error:.4f} {unit}{why})")
+        words = f"{'PASSED' if self.passed else 'NOT PROVEN'}: the found mixture {', '.join(parts)}"
+        if not self.target.limits:
+            return words
+        broken = self.rivals[0].broken
+        return f"{words}; it {f'breaks a limit of the target by {broken:.4f} nats' if broken else 'keeps the limits of the target'}"
 
 
 def verify(
@@ -106,6 +129,7 @@ def verify(
     seeds: int,
     study_seed: int,
     observer: Observer | None = None,
+    allowed: Mapping[str, bool] | None = None,
 ) -> Verification:
     """Train every mixture with `seeds` fresh seeds.
 
@@ -115,7 +139,8 @@ def verify(
         target: What is compared.
         seeds: Number of seeds; none of them was used in the search.
         study_seed: The study's seed, from which the fresh ones derive.
-        observer: Told of every result.
+        observer: Told of every result; of a target over the natural mixture NaN, until that is trained with the same seed.
+        allowed: Which mixtures satisfy the constraints; default: all.
 
     Raises:
         ProxyError: If a proxy fails: nothing can be said then.
@@ -128,20 +153,33 @@ def verify(
         for i, seed in enumerate(drawn)
         for j, name in enumerate(names)
     ]
-    values = np.full((seeds, len(names)), np.nan)
+    losses = np.full((seeds, len(names), len(target.loss_names)), np.nan)
+    natural = names.index(NATURAL)
     with contextlib.closing(runner.run(requests)) as results:
         for result in results:
             if result.failure is not None:
                 raise ProxyError(f"verification: the {names[result.slot % len(names)]} mixture failed to train: {result.failure}")
-            losses = np.array([[result.losses[name] for name in target.loss_names]])
-            values[divmod(result.slot, len(names))] = target(losses)[0]
-            watcher.on_result(result, float(values[divmod(result.slot, len(names))]))
+            i, j = divmod(result.slot, len(names))
+            losses[i, j] = [result.losses[name] for name in target.loss_names]
+            watcher.on_result(result, float(target(losses[i, j : j + 1], losses[i, natural])[0]))
+    values = np.stack([target(of_seed, of_seed[natural]) for of_seed in losses])
     if not np.isfinite(values).all():
         missing = names[int(np.argmin(np.isfinite(values).all(axis=0)))]
         raise ProxyError(f"verification: the runner gave no finite losses for the {missing} mixture")
-    found = values[:, names.index(FOUND)]
+    found, means = values[:, names.index(FOUND)], losses.mean(axis=0)
+    broken = target.violations(means, means[natural])
     rivals = []
     for j, name in enumerate(names):
         gains = values[:, j] - found
-        rivals.append(Rival(name, mixtures[name], values[:, j], float(gains.mean()), float(gains.std(ddof=1) / math.sqrt(seeds))))
+        rivals.append(
+            Rival(
+                name,
+                mixtures[name],
+                values[:, j],
+                float(gains.mean()),
+                float(gains.std(ddof=1) / math.sqrt(seeds)),
+                float(broken[j]),
+                True if allowed is None else allowed[name],
+            )
+        )
     return Verification(target, tuple(drawn), tuple(rivals))

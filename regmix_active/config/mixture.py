@@ -24,7 +24,7 @@ class GroupConfig(Section):
     """Largest weight of the group."""
 
     within: str | None = None
-    """A group whose weight `min` and `max` are shares of; default: all tokens."""
+    """A larger group, with all these members, whose weight `min` and `max` are shares of; default: all tokens."""
 
     proportions: Literal["free", "natural"] = "free"
     """`natural`: the members keep their natural proportions and share one weight, which is all that the search chooses."""
@@ -108,8 +108,8 @@ class MixtureConfig(Section):
     prior: dict[str, Tokens] | None = None
     """What random mixtures are drawn around: a share or token count per domain; default: the natural mixture."""
 
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 2.0
-    """Flattens the prior: shares are raised to 1/temperature (RegMix takes square roots: 2)."""
+    temperature: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 2.0
+    """Flattens the prior: shares are raised to 1/temperature (RegMix takes square roots: 2; 1: as it is; below 1: sharpened)."""
 
     pull: PullConfig = PullConfig()
 

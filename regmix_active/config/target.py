@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Plai
 
 from regmix_active.config.section import Section
 from regmix_active.errors import ConfigError
-from regmix_active.study.spec import is_structured, number
+from regmix_active.study.spec import is_structured, number, same_targets
 
 
 def _share(value: str) -> str:
@@ -48,7 +48,7 @@ class _Structured(Section):
 class LimitConfig(_Structured):
     """How large a loss may be."""
 
-    at_most: float | None = None
+    at_most: Annotated[float, Field(ge=0)] | None = None
     """Largest loss, nats per token; or"""
 
     above_natural: Annotated[float, Field(gt=-1)] | None = None
@@ -127,6 +127,9 @@ TargetSpec = Annotated[Literal["mean"] | dict[str, Any], PlainValidator(_FORMS.v
 def _several(targets: dict[str, Any]) -> dict[str, Any]:
     if len(targets) == 1:
         raise ValueError("a trade-off needs two or more targets; for one, use `target`")
+    if (same := same_targets(list(targets.values()))) is not None:
+        first, second = (list(targets)[i] for i in same)
+        raise ValueError(f"{first} and {second} are the same target; a trade-off needs different ones")
     return targets
 
 

@@ -82,6 +82,11 @@ class Geometry:
                 found[best.active.tobytes()] = best.active, inside
         return Supports(np.array([a for a, _ in found.values()]), np.array([c for _, c in found.values()]))
 
+    @cached_property
+    def empty(self) -> bool:
+        """Whether no mixture satisfies all constraints; says so without the reason, which takes longer."""
+        return minimise(self.region, np.zeros(self.region.dim), np.zeros(self.region.dim)) is None
+
     def _why_empty(self) -> str:
         """The smallest set of constraints that clash; or that they only just miss each other, below what programs resolve."""
         found = clash(self._constraints, self._shares)

@@ -106,6 +106,8 @@ def repaired(region: Region, root: Node, others: NDArray[np.intp], rows: Array, 
             return found
         found[bad] = _filled(root, _scaled(found[bad], matrix, low, high), lower[bad], upper[bad])
     bad = np.flatnonzero((_excess(found, matrix, low, high) > 1e-13).any(axis=1))
+    if not len(bad):
+        return found
     inner = np.broadcast_to(inside, rows.shape)
     for part in np.array_split(bad, max(1, len(bad) // 4096)):
         found[part] = _settled(region, found[part], lower[part], upper[part], inner[part])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from regmix_active.mixture.constraints import Bound, Constraints
-from regmix_active.mixture.geometry import Geometry, InfeasibleError, gamma_shares
+from regmix_active.mixture.geometry import Geometry, gamma_shares
 from regmix_active.mixture.pull import Pull
 from regmix_active.mixture.rounding import round_weights
 from regmix_active.mixture.walk import SWEEPS
@@ -89,11 +89,7 @@ class MixtureSpace:
         eye = np.eye(self.dim)
         bounds = [Bound("", text, row, high=float(cap)) for text, row, cap in zip(names, eye, caps, strict=True) if cap < 1]
         narrower = replace(self, constraints=replace(self.constraints, bounds=(*self.constraints.bounds, *bounds)))
-        try:
-            narrower.centre  # noqa: B018 - solved here, and kept
-        except InfeasibleError:
-            return self
-        return narrower
+        return self if narrower._geometry.empty else narrower
 
     @cached_property
     def _geometry(self) -> Geometry:

@@ -88,8 +88,9 @@ class MixtureSampler(BaseSampler):
         Args:
             domains: Names; their order does not matter. Or the feasible set.
             natural: Shares or token counts of the domains, in their order or by name; default: equal. Not beside a `MixtureSpace`.
-            constraints: Keys of the configuration's section ``mixture``: floors, caps, groups, epochs ... Not beside a
-                `MixtureSpace`. What is proposed keeps them; what is enqueued trains as it is.
+            constraints: Keys of the configuration's section ``mixture``: floors, caps, groups, epochs ... (but not
+                ``match_repetition``: the objective trains the proxies). Not beside a `MixtureSpace`. What is proposed keeps them;
+                what is enqueued trains as it is.
             strategy: Chooses after the initial design: a name of `regmix-active strategies`, ``file.py:Name``, or an instance.
             surrogate: Name or instance, for a strategy that is not an instance.
             target: What is minimised: ``mean`` of the losses, one's name, or weights by name.

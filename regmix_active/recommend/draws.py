@@ -8,7 +8,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +28,6 @@ REFINED = 1024
 BROKEN = 1e6
 """What a nat beyond a limit counts beside targets, so that mixtures that keep all limits come first."""
 
-Drawn = Callable[[Mixtures], Array]
-"""Targets of mixtures ``(q, d)`` under every draw, shape ``(s, q)``, with the space's pull; far above where a limit is broken."""
-
 
 @dataclass(frozen=True)
 class Optima:
@@ -39,46 +35,56 @@ class Optima:
 
     Attributes:
         mixtures: Shape ``(s, d)``.
-        values: Its target under the draw, shape ``(s,)``.
+        targets: Its target under the draw, with the space's pull, shape ``(s,)``.
     """
 
     mixtures: Mixtures
-    values: Array
+    targets: Array
 
 
-def drawn_targets(model: TargetModel, n: int, rng: np.random.Generator, scale: float = 1.0) -> Drawn:
-    """`n` functions of the posterior.
+class Draws:
+    """Functions of the posterior: targets of any mixtures under each of them, with the space's pull."""
 
-    Args:
-        model: Fitted.
-        n: How many.
-        rng: Source of randomness.
-        scale: Factor on their distance from the expected target, for a posterior that is too sure of itself.
-    """
-    both = model.paths_and_violations(n, rng)
+    def __init__(self, model: TargetModel, n: int, rng: np.random.Generator) -> None:
+        """Draw.
 
-    def values(mixtures: Mixtures) -> Array:
-        targets, broken = both(mixtures)
-        if scale != 1.0:
-            expected = model.predict(mixtures)
-            targets = expected + scale * (targets - expected)
+        Args:
+            model: Fitted.
+            n: How many functions.
+            rng: Source of randomness.
+        """
+        self._paths = model.paths_and_violations(n, rng)
+
+    def targets(self, mixtures: Mixtures) -> Array:
+        """Targets of mixtures ``(q, d)`` under every draw, whether limits are kept or not, shape ``(s, q)``."""
+        return self._both(mixtures)[0]
+
+    def ranked(self, mixtures: Mixtures) -> Array:
+        """Targets by which mixtures ``(q, d)`` are ranked, far above where a draw breaks a limit, shape ``(s, q)``."""
+        targets, broken = self._both(mixtures)
         return targets + BROKEN * broken
 
-    return values
+    def optima(self, space: MixtureSpace, pool: Mixtures, rng: np.random.Generator) -> Optima:
+        """Every draw's best mixture of a pool ``(q, d)`` and of the neighbourhoods of such best ones."""
+        best, least, targets = self._best(pool)
+        for _ in range(ROUNDS):
+            near, lower, here = self._best(around(space, np.unique(best, axis=0), REFINED, rng))
+            better = lower < least
+            best = np.where(better[:, None], near, best)
+            least, targets = np.where(better, lower, least), np.where(better, here, targets)
+        return Optima(best, targets)
 
+    def _both(self, mixtures: Mixtures) -> tuple[Array, Array]:
+        """Targets and what is broken of limits, both ``(s, q)``."""
+        return self._paths(mixtures)
 
-def optima(space: MixtureSpace, drawn: Drawn, pool: Mixtures, rng: np.random.Generator) -> Optima:
-    """Every draw's best mixture of a pool ``(q, d)`` and of the neighbourhoods of such best ones."""
-    values = drawn(pool)
-    first = values.argmin(axis=1)
-    best, least = pool[first], values.min(axis=1)
-    for _ in range(ROUNDS):
-        near = around(space, np.unique(best, axis=0), REFINED, rng)
-        values = drawn(near)
-        better = values.min(axis=1) < least
-        best = np.where(better[:, None], near[values.argmin(axis=1)], best)
-        least = np.minimum(least, values.min(axis=1))
-    return Optima(best, least)
+    def _best(self, mixtures: Mixtures) -> tuple[Mixtures, Array, Array]:
+        """Each draw's best of some mixtures, what it is ranked by, and its target."""
+        targets, broken = self._both(mixtures)
+        ranked = targets + BROKEN * broken
+        rows = ranked.argmin(axis=1)
+        draws = np.arange(len(rows))
+        return mixtures[rows], ranked[draws, rows], targets[draws, rows]
 
 
 def votes(values: Array, k: int) -> Array:

@@ -63,7 +63,7 @@ def average(
     Args:
         space: The feasible set.
         best: The mixtures, best first, shape ``(k, d)``; feasible.
-        expected: Expected target of mixtures ``(q, d)``, shape ``(q,)``, nats per token; called with some thousand.
+        expected: Expected target of mixtures ``(q, d)``, shape ``(q,)``, in its unit; called with some thousand.
         judged: By what an average is better than another, shape ``(q,)``; called with few.
         allowed: Which averages may be an answer, shape ``(q,)``; called with few.
     """

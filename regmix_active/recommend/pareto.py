@@ -13,8 +13,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.mixture.designs import around, between, spread, trusted
-from regmix_active.mixture.space import Mixtures, MixtureSpace
+from regmix_active.mixture.designs import around, trusted
+from regmix_active.mixture.space import Mixtures
+from regmix_active.recommend.passes import MARGIN, first_pass, sizes
 from regmix_active.study.history import History
 from regmix_active.surrogate.base import Surrogate
 from regmix_active.surrogate.belief import TargetModel, combined
@@ -28,12 +29,6 @@ HELD = 512
 
 LEADERS = 16
 """Trained mixtures that others are drawn around, as many as non-dominated ones allow."""
-
-REFINEMENTS = 3
-"""Times that the neighbourhood of the front is simulated again."""
-
-MARGIN = 4.0
-"""The answer is nearer to proxies that finished than to any that diverged, by this factor, as that for one target is."""
 
 DRAWS = 512
 """Draws of the targets by which it is told how likely a mixture is non-dominated."""
@@ -50,6 +45,9 @@ class ParetoFront:
         probability: With which none of the others beats it in every target, shape ``(k,)``.
         balanced: Row of the mixture whose largest regret is smallest: regrets are distances from each target's smallest value on
             the front, in units of the front's range.
+        natural: Expected targets of the natural mixture and their standard deviations, shape ``(2, t)``.
+        kept: Probability that the limits of all targets are kept, shape ``(k,)``; ones without limits.
+        surely: Where each limit is kept as surely as it asks, shape ``(k,)``.
     """
 
     weights: Mixtures
@@ -57,6 +55,9 @@ class ParetoFront:
     stds: NDArray[np.float64]
     probability: NDArray[np.float64]
     balanced: int
+    natural: NDArray[np.float64]
+    kept: NDArray[np.float64]
+    surely: NDArray[np.bool_]
 
 
 def pareto_front(history: History, surrogate: Surrogate, simulations: int, size: int, rng: np.random.Generator) -> ParetoFront:
@@ -82,9 +83,9 @@ def pareto_front(history: History, surrogate: Surrogate, simulations: int, size:
     trained = space.project(history.mixtures)
     leaders = trained[layers(_expected(models, trained), LEADERS)]
     front = np.empty((0, space.dim))
-    for i in range(1 + REFINEMENTS):
-        draw = partial(_first, space, leaders) if i == 0 else partial(around, space, front)
-        left = simulations if i == 0 else max(simulations // (2 * REFINEMENTS), size)
+    for i, wanted in enumerate(sizes(simulations, size)):
+        left = wanted
+        draw = partial(first_pass, space, leaders) if i == 0 else partial(around, space, front)
         while left > 0:
             drawn = draw(min(CHUNK, left), rng)
             left -= len(drawn)
@@ -93,14 +94,18 @@ def pareto_front(history: History, surrogate: Surrogate, simulations: int, size:
     rows = _spread_out(means, size)
     rows = rows[np.argsort(means[rows, 0], kind="stable")]
     regret = _regrets(means[rows]).max(axis=1)
-    return ParetoFront(front[rows], means[rows], stds[rows], _probability(models, front[rows], rng), int(np.argmin(regret)))
-
-
-def _first(space: MixtureSpace, leaders: Mixtures, n: int, rng: np.random.Generator) -> Mixtures:
-    """As for a single answer: around the prior, all over the feasible set, around and between the best trained mixtures."""
-    quarter = n // 4
-    parts = [space.dirichlet(quarter, space.prior, rng), spread(space, quarter, rng), around(space, leaders, quarter, rng)]
-    return np.concatenate([*parts, between(space, leaders, n - 3 * quarter, rng)])
+    limits = all_kept(models, front[rows])
+    natural = np.array([model.moments(space.natural[None]) for model in models])[:, :, 0].T
+    return ParetoFront(
+        front[rows],
+        means[rows],
+        stds[rows],
+        _probability(models, front[rows], rng),
+        int(np.argmin(regret)),
+        natural,
+        np.exp(limits.log_probability),
+        limits.surely,
+    )
 
 
 def _expected(models: Sequence[TargetModel], mixtures: Mixtures, losses: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

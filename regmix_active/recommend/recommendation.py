@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ class Prediction:
 
     Attributes:
         weights: Shape ``(d,)``.
-        mean: Expected target, nats per token (or what the target is in).
+        mean: Expected target, in its unit.
         std: Standard deviation of that expectation (doubt about the loss without the noise of seeds).
         losses: Expected loss per domain, nats per token, shape ``(m,)``.
         losses_std: Its standard deviation, shape ``(m,)``.
@@ -43,12 +44,12 @@ class Doubt:
 
     Attributes:
         level: Probability of the intervals.
-        interval: Where the noise-free target of the found mixture lies for the study's own seed, low and high, nats per token.
+        interval: Where the noise-free target of the found mixture lies for the study's own seed, low and high, in its unit.
         fresh: Where the target of one new training with another seed lies; None while no mixture was trained with two seeds.
         weights: Where the weights of the best mixture lie, shape ``(d, 2)``.
         beats_natural: Probability that the found mixture has a smaller target than the natural one.
         beats_best: Probability that it has a smaller one than the best trained mixture.
-        regret: How much better the best mixture is expected to be, nats per token.
+        regret: What perfect knowledge of all mixtures would gain on average, in the target's unit, as the surrogate believes.
         limits: Probability that all limits of the target are kept; one without limits.
         nearest: Total variation to the nearest trained mixture: the share of the tokens that would have to change their domain.
         nearest_slot: Its slot.
@@ -71,6 +72,12 @@ class Doubt:
     next_std: float
     noise: SeedNoise | None = None
 
+    @property
+    def std(self) -> float:
+        """Standard deviation of the noise-free target of the found mixture, as wide as :attr:`interval` makes it."""
+        low, high = self.interval
+        return (high - low) / 2 / NormalDist().inv_cdf(0.5 + self.level / 2)
+
 
 @dataclass(frozen=True)
 class Recommendation:
@@ -84,13 +91,16 @@ class Recommendation:
         uniform: Equal weights.
         best_trained: Mixture of the finished proxy with the smallest target.
         best_slot: That proxy's slot.
-        best_value: The target that it showed, nats per token.
+        best_value: The target that it showed, in its unit.
         simulated: Number of mixtures simulated.
         averaged: Number of mixtures averaged.
         rule: By what simulated mixtures were ranked.
         notes: What the user should know of how it was found, a sentence each.
         doubt: How far it can be trusted.
-        pareto: The trade-offs, where several targets were asked for.
+        pareto: The trade-offs, where several targets were asked for; the found mixture is the balanced one of them, and nothing is
+            told of its doubt in any single target.
+        names: What the several targets are called.
+        choice: Why the surrogate stands for which other one, if it chose one.
     """
 
     history: History
@@ -107,6 +117,8 @@ class Recommendation:
     notes: tuple[str, ...] = ()
     doubt: Doubt | None = None
     pareto: ParetoFront | None = None
+    names: tuple[str, ...] = ()
+    choice: str = ""
 
     @property
     def weights(self) -> dict[str, float]:

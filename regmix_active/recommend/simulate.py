@@ -14,12 +14,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from regmix_active.mixture.designs import COVER, around, between, spread, trusted
+from regmix_active.mixture.designs import around, spread, trusted
 from regmix_active.mixture.space import Mixtures
 from regmix_active.recommend.doubt import doubt_of
-from regmix_active.recommend.draws import BROKEN, drawn_targets, votes
-from regmix_active.recommend.modes import average
+from regmix_active.recommend.draws import BROKEN, Draws, votes
+from regmix_active.recommend.left_out import LeftOut
+from regmix_active.recommend.modes import Average, average
 from regmix_active.recommend.pareto import ParetoFront, pareto_front
+from regmix_active.recommend.passes import MARGIN, first_pass, sizes
 from regmix_active.recommend.recommendation import Doubt, Prediction, Recommendation
 from regmix_active.study.history import History
 from regmix_active.study.noise import seed_noise, without_offsets
@@ -40,14 +42,14 @@ PASSED = 2048
 PIECE = 256
 """Mixtures whose doubt is looked at at once."""
 
-MARGIN = 4.0
-"""The answer is nearer to proxies that finished than to any that diverged, by this factor; a proposal may go half way."""
-
-REFINEMENTS = 3
-"""Times that the neighbourhood of the best simulated mixtures is simulated again."""
-
 FRONT = 12
 """Trade-offs that are told where several targets are asked for."""
+
+HANGING = (
+    "the best simulated mixtures hang on few runs: without some of them they would be expected to be worse than mixtures that were "
+    "trained; the answer is the best of those that do not"
+)
+"""What the user is told where a safer answer was taken."""
 
 VOTERS = 256
 """Functions that vote with the rule `thompson`."""
@@ -116,16 +118,17 @@ def recommend(
     known = history if noise is None else noise.corrected(history)
     front = pareto_front(known, surrogate, simulations, FRONT, rng) if len(known.targets) > 1 else None
     model = TargetModel.of(known, surrogate)
+    refits = LeftOut.of(model, known) if front is None else LeftOut(model, [])
 
     def look(weights: Array, pool: Mixtures) -> Doubt | None:
         if draws is None:
             return None
         tell("looking at the doubt", 0, 1)
         wide = np.concatenate([pool, spread(known.space, PASSED // 4, rng), known.space.project(_leaders(known, model))])
-        return doubt_of(model, known, weights, wide, rng, level=level, draws=draws, noise=noise)
+        return doubt_of(model, known, weights, wide, rng, level=level, draws=draws, refits=refits, noise=noise)
 
     if front is not None:
-        return _balanced(history, known, model, front, simulations, look)
+        return _balanced(history, model, front, simulations)
     caution = 0.0 if rule == "mean" else caution
     found = simulate(known, model, simulations, top_k, rng, caution, rule=rule, watch=tell)
     space = known.space
@@ -140,31 +143,55 @@ def recommend(
 
     mean = average(space, found.best, partial(_expected, model), judged, allowed)
     notes = [mean.note] if mean.note else []
+    if rule == "bound" and caution and (safer := _safer(known, refits, mean.weights, found, caution, allowed)) is not None:
+        mean, notes = safer, [HANGING]
     if not model.kept(mean.weights[None]).surely[0]:
-        probability = float(model.probability(mean.weights[None])[0])
-        notes.append(
-            f"no mixture keeps the target's limits as surely as it asks; this one keeps them with probability {probability:.2f}"
-        )
+        notes.append(_unsure(float(model.probability(mean.weights[None])[0])))
     doubt = look(mean.weights, found.pool)
     return judge(
         history, surrogate, mean.weights, found.size, mean.averaged, model=model, rule=rule, notes=tuple(notes), doubt=doubt
     )
 
 
-def _balanced(
+def _safer(
     history: History,
-    known: History,
-    model: TargetModel,
-    front: ParetoFront,
-    simulations: int,
-    look: Callable[[Array, Mixtures], Doubt | None],
-) -> Recommendation:
+    refits: LeftOut,
+    answer: Array,
+    found: Simulated,
+    caution: float,
+    allowed: Callable[[Mixtures], NDArray[np.bool_]],
+) -> Average | None:
+    """Another answer where the first one hangs on few runs: where, as far as refits without some of them say, it may well be worse
+    than a mixture that was trained. None where the first one is good.
+    """
+    trained = history.mixtures[history.feasible]
+    if not (refits.known and len(trained)):
+        return None
+    if refits.pessimistic(answer[None], caution)[0] <= refits.pessimistic(trained, caution).min():
+        return None
+    pool = np.concatenate([found.best, found.pool, trained])
+    pool = pool[allowed(pool)]
+    if not len(pool):
+        return None
+    worst = refits.pessimistic(pool, caution)
+    best = pool[np.argsort(worst, kind="stable")[: max(len(found.best) // 4, 1)]]
+    judged = partial(refits.pessimistic, caution=caution)
+    return average(history.space, best, judged, judged, allowed)
+
+
+def _balanced(history: History, model: TargetModel, front: ParetoFront, simulations: int) -> Recommendation:
     """The balanced trade-off between several targets as the answer, with all of them beside it."""
-    found = front.weights[front.balanced]
-    doubt = look(found, front.weights)
-    note = f"the balanced one of {len(front.weights)} trade-offs between {len(known.targets)} targets (pareto)"
-    answer = judge(history, model.surrogate, found, simulations, 1, model=model, rule="pareto", notes=(note,), doubt=doubt)
+    row = front.balanced
+    notes = [f"the balanced one of {len(front.weights)} trade-offs between {len(history.targets)} targets (pareto)"]
+    if not front.surely[row]:
+        notes.append(_unsure(float(front.kept[row])))
+    answer = judge(history, model.surrogate, front.weights[row], simulations, 1, model=model, rule="pareto", notes=tuple(notes))
     return replace(answer, pareto=front)
+
+
+def _unsure(probability: float) -> str:
+    """The note that no mixture keeps the limits."""
+    return f"no mixture keeps the target's limits as surely as it asks; this one keeps them with probability {probability:.2f}"
 
 
 def simulate(
@@ -181,30 +208,23 @@ def simulate(
     """The best of very many mixtures; memory does not grow with their number. Arguments are those of :func:`recommend`."""
     space, tell = history.space, watch or _silent
     leaders = _leaders(history, model)
-    total = simulations + REFINEMENTS * max(simulations // (2 * REFINEMENTS), top_k)
-
-    def first(n: int) -> Mixtures:
-        quarter = n // 4
-        natural = space.dirichlet(quarter, space.natural, rng, sweeps=COVER)
-        parts = [natural, spread(space, quarter, rng), around(space, leaders, quarter, rng)]
-        return np.concatenate([*parts, between(space, leaders, n - 3 * quarter, rng)])
-
+    passes = sizes(simulations, top_k)
+    first = partial(first_pass, space, leaders, rng=rng)
     # Voters are drawn from a generator of their own, so that the rule does not change which mixtures are simulated.
-    voters = drawn_targets(model, VOTERS, rng.spawn(1)[0]) if rule == "thompson" else None
+    voters = Draws(model, VOTERS, rng.spawn(1)[0]) if rule == "thompson" else None
     best, values, simulated = np.empty((0, space.dim)), np.empty(0), 0
-    sizes = [simulations] + [max(simulations // (2 * REFINEMENTS), top_k)] * REFINEMENTS
     pools = []
-    for i, size in enumerate(sizes):
+    for i, size in enumerate(passes):
         draw = first if i == 0 else partial(around, space, best, rng=rng)
-        passed = _passed(model, draw, size, max(PASSED, top_k), partial(_progress, tell, simulated, total))
+        passed = _passed(model, draw, size, max(PASSED, top_k), partial(_progress, tell, simulated, sum(passes)))
         safe = trusted(passed, history.diverged, history.mixtures, MARGIN)
         passed = passed[safe] if safe.any() else passed
         simulated += size
-        if i in (0, len(sizes) - 1):
+        if i in (0, len(passes) - 1):
             pools.append(passed[: PASSED // 4])
         if voters is not None:
             together = np.concatenate([best, passed])
-            order = np.lexsort((_expected(model, together), -votes(voters(together), top_k)))[:top_k]
+            order = np.lexsort((_expected(model, together), -votes(voters.ranked(together), top_k)))[:top_k]
             best = together[order]
             continue
         worst = _ranked(model, passed, caution)
@@ -274,6 +294,7 @@ def judge(
     known = without_offsets(history)
     space, needed = known.space, known.target.needed
     model = model or TargetModel.of(known, surrogate)
+    choice = str(getattr(surrogate, "reason", ""))  # before it is fitted to other losses
     best = known.best
     rows = np.stack([found, space.natural, space.uniform, known.mixtures[best]])
     means, stds = model.moments(rows)
@@ -291,6 +312,7 @@ def judge(
     return Recommendation(
         history=history,
         surrogate=surrogate.name,
+        choice=choice,
         found=predictions[0],
         natural=predictions[1],
         uniform=predictions[2],

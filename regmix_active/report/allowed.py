@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 from rich.markup import escape
 from rich.table import Table
 
-from regmix_active.mixture.constraints import Bound
-from regmix_active.mixture.explain import domain_ranges
 from regmix_active.mixture.space import MixtureSpace
+from regmix_active.report.limits import CLOSE, limits
 
-CLOSE = 1e-6
+LISTED = 3
+"""Constraints that a cell lists; where there are more, each of them says little."""
 
 
-def allowed_table(space: MixtureSpace) -> Table:
-    """Domain by domain: natural share, smallest and largest weight that all constraints together allow, and what asks for them."""
-    table = Table(title="allowed mixtures", title_justify="left")
-    table.add_column("domain")
+def allowed_table(space: MixtureSpace, caption: str | None = None) -> Table:
+    """Domain by domain: natural share, smallest and largest weight that all constraints together allow, and what asks for them.
+
+    Args:
+        space: The feasible set.
+        caption: What the table leaves out.
+    """
+    table = Table(title="allowed mixtures", title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("domain", overflow="fold")
     for column in ("natural share", "at least", "at most"):
         table.add_column(column, justify="right")
-    table.add_column("because")
-    for i, (name, (low, high)) in enumerate(zip(space.domains, domain_ranges(space.constraints, space.natural), strict=True)):
-        why = [b.key.removeprefix("mixture.").removesuffix(f".{name}") for b in space.constraints.bounds if _holds(b, i, low, high)]
-        share = f"{space.natural[i]:.1%}"
-        outside = " (not allowed)" if not low - CLOSE <= space.natural[i] <= high + CLOSE else ""
-        table.add_row(escape(name), share + outside, f"{low:.2%}", f"{high:.2%}", escape(", ".join(why)))
+    table.add_column("because", overflow="fold")
+    for name, share, (low, high) in zip(space.domains, space.natural, limits(space), strict=True):
+        outside = " (not allowed)" if not low.weight - CLOSE <= share <= high.weight + CLOSE else ""
+        why = [f"{sign} {_because(end.keys, name)}" for sign, end in (("≥", low), ("≤", high)) if end.keys]
+        table.add_row(escape(name), f"{share:.1%}{outside}", f"{low.weight:.2%}", f"{high.weight:.2%}", escape("\n".join(why)))
     return table
 
 
-def _holds(bound: Bound, domain: int, low: float, high: float) -> bool:
-    """Whether a bound on one domain alone is what limits it; groups and sums limit several at once."""
-    if np.count_nonzero(bound.coefficients) != 1 or bound.coefficients[domain] != 1:
-        return False
-    return abs(bound.low - low) < CLOSE or abs(bound.high - high) < CLOSE
+def _because(keys: Sequence[str], domain: str) -> str:
+    """Keys as a reader of the section ``mixture`` knows them; those of the domain itself without its name."""
+    short = [key.removeprefix("mixture.") for key in keys]
+    short = [key if key.startswith("groups.") else key.removesuffix(f".{domain}") for key in short]
+    if len(short) <= LISTED:
+        return ", ".join(short)
+    return f"{', '.join(short[: LISTED - 1])} and {len(short) - LISTED + 1} more"

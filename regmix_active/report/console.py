@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -82,7 +83,7 @@ class LiveView(Observer):
         if value is None:
             self.console.print(f"[yellow]proxy {result.slot} failed:[/] {escape(str(result.failure))}", highlight=False)
             return
-        if self._searching:
+        if self._searching and math.isfinite(value):
             self._best = value if self._best is None else min(self._best, value)
         self._progress.update(self._task, advance=1, best=self._best_text())
 
@@ -117,10 +118,18 @@ class StatusView(Observer):
 
 def mixture_table(found: Recommendation) -> Table:
     """Domain by domain: natural share, found share, their ratio."""
-    table = Table(title=f"Found mixture after {len(found.history)} proxies", title_justify="left")
-    table.add_column("domain")
     doubt = found.doubt
-    columns = ["natural share", "found share", *([] if doubt is None else [f"{doubt.level:.0%} interval"]), "ratio"]
+    caption = (
+        "where the best lies: weights of the best mixtures of functions that agree with the runs; the found one may lie outside"
+    )
+    table = Table(
+        title=f"Found mixture after {len(found.history)} proxies",
+        caption=None if doubt is None else caption,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("domain")
+    columns = ["natural share", "found share", *([] if doubt is None else [f"where the best lies ({doubt.level:.0%})"]), "ratio"]
     for column in (*columns, "predicted loss", "with natural"):
         table.add_column(column, justify="right")
     ranges = dict(zip(found.history.space.domains, [] if doubt is None else doubt.weights.tolist(), strict=False))
@@ -140,9 +149,11 @@ def mixture_table(found: Recommendation) -> Table:
 
 def prediction_table(found: Recommendation) -> Table:
     """The predicted target of the found mixture beside those it should beat."""
+    doubt = found.doubt
+    widened = "" if doubt is None else "; the doubt about the found one is that of its interval, with what it hangs on few runs"
     table = Table(
         title=f"Target: {escape(found.history.target.describe())}, {found.history.target.unit}",
-        caption="for the study's own seed: another seed moves all mixtures by about as much",
+        caption="for the study's own seed: another seed moves all mixtures by about as much" + widened,
         title_justify="left",
         caption_justify="left",
     )
@@ -153,7 +164,8 @@ def prediction_table(found: Recommendation) -> Table:
     for name, prediction, trained in [*named, (best, found.best_trained, f"{found.best_value:.4f}")]:
         label = name if prediction.allowed else f"{name}, not allowed"
         style = "bold" if name == "found" else "" if prediction.allowed else "dim"
-        table.add_row(label, f"{prediction.mean:.4f}", f"± {prediction.std:.4f}", trained, style=style)
+        std = doubt.std if name == "found" and doubt is not None else prediction.std
+        table.add_row(label, f"{prediction.mean:.4f}", f"± {std:.4f}", trained, style=style)
     return table
 
 
@@ -161,13 +173,18 @@ def doubt_lines(found: Recommendation) -> list[str]:
     """How far the answer can be trusted, and what would help, a sentence or two a line."""
     doubt, unit = found.doubt, found.history.target.unit
     lines = [f"note: {note}" for note in found.notes]
+    if found.choice:
+        lines.append(f"surrogate {found.surrogate}: {found.choice}")
     if doubt is None:
         return lines
     low, high = doubt.interval
     lines.append(
         f"found: {doubt.level:.0%} interval of the target {low:.4f} to {high:.4f}; better than the natural mixture with "
-        f"probability {_probability(doubt.beats_natural)}, than the best trained one {_probability(doubt.beats_best)}; the best "
-        f"mixture of all is expected to be better by {doubt.regret:.4f} {unit}"
+        f"probability {_probability(doubt.beats_natural)}, than the best trained one {_probability(doubt.beats_best)}"
+    )
+    lines.append(
+        f"perfect knowledge of all mixtures would gain another {doubt.regret:.4f} {unit} on average, as the surrogate believes; "
+        "more proxies gain less"
     )
     if found.history.target.limits:
         lines.append(f"all limits of the target are kept with probability {_probability(doubt.limits)}")
@@ -191,7 +208,7 @@ def doubt_lines(found: Recommendation) -> list[str]:
 def answer_tables(found: Recommendation) -> list[Table]:
     """All tables of an answer."""
     front = pareto_table(found)
-    return [mixture_table(found), prediction_table(found), *([] if front is None else [front])]
+    return [mixture_table(found), prediction_table(found) if front is None else front]
 
 
 def pareto_table(found: Recommendation) -> Table | None:
@@ -199,10 +216,15 @@ def pareto_table(found: Recommendation) -> Table | None:
     front, history = found.pareto, found.history
     if front is None:
         return None
-    units = ", ".join(dict.fromkeys(target.unit for target in history.targets))
-    table = Table(title=f"Trade-offs: no mixture is expected to be better in every target ({units})", title_justify="left")
-    for target in history.targets:
-        table.add_column(escape(target.describe()), justify="right")
+    table = Table(
+        title="Trade-offs: no mixture is expected to be better in every target",
+        caption="± 1 sd of the expectation, for the study's own seed; probability: that no other of them is better in every target",
+        title_justify="left",
+        caption_justify="left",
+    )
+    for name, target in zip(target_names(found), history.targets, strict=True):
+        words = name if name == target.describe() else f"{name}: {target.describe()}"
+        table.add_column(f"{escape(words)}, {target.unit}", justify="right")
     table.add_column("probability", justify="right")
     table.add_column("largest shares")
     rows = zip(front.weights, front.means, front.stds, front.probability, strict=True)
@@ -212,21 +234,34 @@ def pareto_table(found: Recommendation) -> Table | None:
         balanced = i == front.balanced
         mark = " (balanced)" if balanced else ""
         table.add_row(*values, f"{probability:.2f}", escape(shares) + mark, style="bold" if balanced else "")
+    table.add_section()
+    natural = [f"{mean:.4f} ± {std:.4f}" for mean, std in front.natural.T]
+    shares = shares_text(history.space.as_dict(history.space.natural), least=0.05)
+    table.add_row(*natural, "", escape(shares) + " (natural)")
     return table
+
+
+def target_names(found: Recommendation) -> tuple[str, ...]:
+    """What several targets are called; those without names by what they are."""
+    return found.names or tuple(target.describe() for target in found.history.targets)
 
 
 def verification_table(verification: Verification) -> Table:
     """True targets of all mixtures, from fresh seeds."""
     seeds = len(verification.seeds)
     table = Table(
-        title=f"Trained again with {seeds} fresh seeds: {escape(verification.target.describe())}, nats per token",
+        title=f"Trained again with {seeds} fresh seeds: {escape(verification.target.describe())}, {verification.target.unit}",
         title_justify="left",
     )
-    for column in ("mixture", "target", "± se", "found is better by", "± se (paired)"):
-        table.add_column(column, justify="left" if column == "mixture" else "right")
+    limited = bool(verification.target.limits)
+    for column in ("mixture", "target", "± se", "found is better by", "± se (paired)", *(["limits"] if limited else [])):
+        table.add_column(column, justify="left" if column in ("mixture", "limits") else "right")
     for i, rival in enumerate(verification.rivals):
         difference = ("", "") if i == 0 else (f"{rival.gain:+.4f}", f"{rival.gain_error:.4f}")
-        table.add_row(escape(rival.name), f"{rival.mean:.4f}", f"{rival.error:.4f}", *difference, style="bold" if i == 0 else "")
+        limits = [f"broken by {rival.broken:.4f} nats" if rival.broken else "kept"] if limited else []
+        label = escape(rival.name) if rival.allowed else f"{escape(rival.name)}, not allowed"
+        style = "bold" if i == 0 else "" if rival.counts else "dim"
+        table.add_row(label, f"{rival.mean:.4f}", f"{rival.error:.4f}", *difference, *limits, style=style)
     return table
 
 

@@ -7,6 +7,7 @@
 ``config.yaml``           the resolved configuration; ``regmix-active run --config`` takes it
 ``verification.yaml``     the proof, after ``regmix-active verify``
 ``summary.svg``           the tables of the terminal as a picture
+``verification.svg``      those of the proof, if it was made later than the answer
 ``run.log``               what happened when
 ``jobs/``                 job and result files of the proxies
 ``plan.json``             how they train: stacks, micro-batches, mode
@@ -29,9 +30,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.markup import escape
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from regmix_active.atomic import write_atomically
 from regmix_active.config.load import dump_config
@@ -39,18 +41,19 @@ from regmix_active.config.plain_yaml import parse_yaml
 from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
 from regmix_active.report.console import answer_tables, doubt_lines, picture, verification_table
+from regmix_active.report.told import DECIMALS, doubt_of, figure, predicted, several_targets, trade_offs
 from regmix_active.study.spec import is_structured
 from regmix_active.study.storage import public_url
+from regmix_active.study.target import Target
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from regmix_active.compare.verify import Verification
-    from regmix_active.recommend.simulate import Prediction, Recommendation
+    from regmix_active.recommend.simulate import Recommendation
     from regmix_active.study.record import StudyRecord
 
 PACKAGES = ("regmix-active", "torch", "botorch", "gpytorch", "lightgbm", "optuna", "tokenizers", "numpy")
-DECIMALS = 6
 
 
 class _LogFile(logging.FileHandler):
@@ -72,6 +75,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.verification = path / "verification.yaml"
         self.summary = path / "summary.svg"
+        self.proof = path / "verification.svg"
         self.log = path / "run.log"
         self.jobs = path / "jobs"
         self.plan = path / "plan.json"
@@ -140,6 +144,7 @@ class RunFolder:
             "study": record.study.study_name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "target": target.describe(),
+            **several_targets(found),
             "target_weights": {
                 name: float(weight) for name, weight in zip(target.loss_names, target.weights, strict=True) if weight
             },
@@ -147,17 +152,11 @@ class RunFolder:
             **_handed_over(target_tokens, tokens),
             **({"notes": list(found.notes)} if found.notes else {}),
             **({"stopped": stopped} if stopped else {}),
-            "predicted": {
-                "unit": f"{target.unit}, for the study's own seed; std is the doubt about the mean, without the noise of seeds",
-                "found": _prediction(found.found),
-                "natural": _prediction(found.natural),
-                "uniform": _prediction(found.uniform),
-                "best_trained": {**_prediction(found.best_trained), "slot": found.best_slot, "trained": _number(found.best_value)},
-            },
-            **_doubt(found),
-            **_trade_offs(found),
+            "predicted": predicted(found),
+            **doubt_of(found),
+            **trade_offs(found),
             "predicted_losses": {
-                name: {"found": _number(a), "std": _number(s), "natural": _number(b)}
+                name: {"found": figure(a), "std": figure(s), "natural": figure(b)}
                 for name, a, s, b in zip(
                     target.loss_names, found.found.losses, found.found.losses_std, found.natural.losses, strict=True
                 )
@@ -170,6 +169,7 @@ class RunFolder:
                 "failed": record.count(TrialState.FAIL),
             },
             "surrogate": found.surrogate,
+            **({"surrogate_choice": found.choice} if found.choice else {}),
             "rule": found.rule,
             "simulated": found.simulated,
             "averaged": found.averaged,
@@ -190,6 +190,7 @@ class RunFolder:
             if not isinstance(content, dict):
                 raise ValueError("it holds no keys")
             spec = {"target_spec": content["target_spec"]} if "target_spec" in content else {}
+            spec["rule"] = str(content.get("rule", "bound"))
             return {key: _checked(key, content[key]) for key in ("weights", "target_weights", "simulated", "averaged")} | spec
         except ConfigError as error:
             raise ConfigError(f"{error}; {again}") from None
@@ -199,16 +200,37 @@ class RunFolder:
 
     def stopped(self) -> str | None:
         """Why the search ended before its budget, as the file of the last answer says."""
+        reason = self._written().get("stopped")
+        return reason if isinstance(reason, str) else None
+
+    def answered(self) -> str | None:
+        """What the last answer was found for, as its file says: the target in words, or the names of several."""
+        target, several = (self._written().get(key) for key in ("target", "targets"))
+        if isinstance(several, dict):
+            return f"trade-offs between {', '.join(map(str, several))}"
+        return target if isinstance(target, str) else None
+
+    def _written(self) -> dict[str, Any]:
+        """The file of the last answer; empty if there is none that can be read."""
         try:
             content, _ = parse_yaml(self.mixture.read_text(encoding="utf-8"), str(self.mixture))
         except (OSError, ValueError, ConfigError):
-            return None
-        reason = content.get("stopped") if isinstance(content, dict) else None
-        return reason if isinstance(reason, str) else None
+            return {}
+        return content if isinstance(content, dict) else {}
 
-    def write_trials(self, record: StudyRecord) -> None:
-        """Write one row per proxy."""
+    def write_trials(self, record: StudyRecord, target: Target | None = None) -> None:
+        """Write one row per proxy.
+
+        Args:
+            record: The study.
+            target: What the column ``target`` tells; default: the study's first one.
+        """
+        from optuna.trial import TrialState
+
         names, losses = record.meaning.domains, record.meaning.loss_names
+        history = record.history(target or Target.parse(record.value_target, losses))
+        # What is over the natural mixture is in no trial: only all of them together know its losses.
+        values = dict(zip(history.slots.tolist(), history.values.tolist(), strict=True))
         stream = io.StringIO()
         fields = ["slot", "round", "proposer", "state", "target", "init_seed", "data_seed", "tokens", "seconds", "failure"]
         columns = [*fields, *(f"w/{n}" for n in names), *(f"loss/{n}" for n in losses), *(f"bits_per_byte/{n}" for n in losses)]
@@ -217,7 +239,8 @@ class RunFolder:
         for trial in record.trials():
             attributes = trial.user_attrs
             row: dict[str, Any] = {key: attributes.get(key, "") for key in fields}
-            row |= {"state": trial.state.name.lower(), "target": "" if trial.value is None else trial.value}
+            value = values.get(attributes["slot"], math.nan) if trial.state == TrialState.COMPLETE else math.nan
+            row |= {"state": trial.state.name.lower(), "target": value if math.isfinite(value) else ""}
             row |= {f"w/{name}": trial.params[f"w/{name}"] for name in names}
             for key, prefix in (("losses", "loss"), ("bits_per_byte", "bits_per_byte")):
                 row |= {f"{prefix}/{name}": value for name, value in attributes.get(key, {}).items()}
@@ -230,28 +253,37 @@ class RunFolder:
         content = {
             "verdict": verification.verdict,
             "target": verification.target.describe(),
+            "unit": verification.target.unit,
             "seeds": list(verification.seeds),
             "mixtures": {
                 rival.name: {
-                    "target": _number(rival.mean),
-                    "standard_error": _number(rival.error),
-                    "found_is_better_by": _number(rival.gain),
-                    "standard_error_of_difference": _number(rival.gain_error),
-                    "values": [_number(value) for value in rival.values],
+                    "target": figure(rival.mean),
+                    "standard_error": figure(rival.error),
+                    "found_is_better_by": figure(rival.gain),
+                    "standard_error_of_difference": figure(rival.gain_error),
+                    "values": [figure(value) for value in rival.values],
+                    **({"limits_broken_by": figure(rival.broken)} if verification.target.limits else {}),
+                    **({} if rival.allowed else {"allowed": False}),
                     "weights": rounded(space.as_dict(rival.weights)),
                 }
                 for rival in verification.rivals
             },
             "versions": versions(),
         }
-        write_atomically(self.verification, "# Mixtures trained again with fresh seeds; nats per token.\n" + _yaml(content))
+        write_atomically(self.verification, "# Mixtures trained again with fresh seeds; targets are in `unit`.\n" + _yaml(content))
 
     def write_summary(self, found: Recommendation, verification: Verification | None = None) -> None:
-        """Write the tables as a picture."""
+        """Write the tables as a picture.
+
+        An answer that was read from its file again knows neither its doubt nor its trade-offs: its proof gets a picture of its own.
+        """
         tables: list[RenderableType] = [*answer_tables(found), *map(escape, doubt_lines(found))]
+        file = self.summary
         if verification is not None:
-            tables += [verification_table(verification), verification.verdict]
-        write_atomically(self.summary, picture(tables, f"regmix-active: {self.path.name}"))
+            proof: list[RenderableType] = [verification_table(verification), escape(verification.verdict)]
+            whole = found.doubt is not None or found.pareto is not None or not self.summary.is_file()
+            file, tables = (file, tables + proof) if whole else (self.proof, proof)
+        write_atomically(file, picture(tables, f"regmix-active: {self.path.name}"))
 
 
 def rounded(weights: Mapping[str, float]) -> dict[str, float]:
@@ -286,11 +318,6 @@ def _checked(key: str, value: Any) -> Any:
     return value
 
 
-def _prediction(prediction: Prediction) -> dict[str, Any]:
-    told: dict[str, Any] = {"mean": _number(prediction.mean), "std": _number(prediction.std)}
-    return told if prediction.allowed else {**told, "allowed": False}
-
-
 def _handed_over(target_tokens: float | None, tokens: Mapping[str, float] | None) -> dict[str, Any]:
     """What exports need to print epochs."""
     if target_tokens is None:
@@ -302,60 +329,24 @@ def _count(tokens: float) -> int | float:
     return int(tokens) if float(tokens).is_integer() else float(tokens)
 
 
-def _doubt(found: Recommendation) -> dict[str, Any]:
-    """How far the answer can be trusted."""
-    doubt, space = found.doubt, found.history.space
-    if doubt is None:
-        return {}
-    told: dict[str, Any] = {
-        "probability_of_intervals": doubt.level,
-        "interval": [_number(end) for end in doubt.interval],
-        **({} if doubt.fresh is None else {"interval_for_another_seed": [_number(end) for end in doubt.fresh]}),
-        "beats_natural": _number(doubt.beats_natural),
-        "beats_best_trained": _number(doubt.beats_best),
-        "expected_regret": _number(doubt.regret),
-        **({"limits_kept": _number(doubt.limits)} if found.history.target.limits else {}),
-        "nearest_trained": {"slot": doubt.nearest_slot, "total_variation": _number(doubt.nearest)},
-        "weights": {
-            name: [_number(low), _number(high)] for name, (low, high) in zip(space.domains, doubt.weights.tolist(), strict=True)
-        },
-    }
-    if doubt.noise is not None:
-        told["noise_of_seeds"] = {
-            "mixture": _number(doubt.noise.target_std),
-            "seed": _number(doubt.noise.target_offset),
-            "mixtures": doubt.noise.mixtures,
-            "seeds": doubt.noise.seeds,
-        }
-    runs = [space.as_dict(space.round(row, DECIMALS)) for row in doubt.next_runs]
-    return {"doubt": told, "next_runs": runs}
+class _Plain(RoundTripRepresenter):
+    """Floats in fixed point: of 2e-06 some YAML readers, PyYAML among them, make text."""
+
+    def represent_float(self, data: float) -> ScalarNode:
+        """See the base class."""
+        if not math.isfinite(data):
+            node: ScalarNode = super().represent_float(data)
+            return node
+        plain: ScalarNode = self.represent_scalar("tag:yaml.org,2002:float", np.format_float_positional(data, trim="0"))
+        return plain
 
 
-def _trade_offs(found: Recommendation) -> dict[str, Any]:
-    """The mixtures that no other beats in every target."""
-    front, history = found.pareto, found.history
-    if front is None:
-        return {}
-    names = [target.describe() for target in history.targets]
-    rows = zip(front.weights, front.means, front.stds, front.probability, strict=True)
-    members = [
-        {
-            "targets": {name: _number(mean) for name, mean in zip(names, means, strict=True)},
-            "std": {name: _number(std) for name, std in zip(names, stds, strict=True)},
-            "probability": _number(probability),
-            "weights": history.space.as_dict(history.space.round(weights, DECIMALS)),
-        }
-        for weights, means, stds, probability in rows
-    ]
-    return {"pareto": {"balanced": front.balanced, "members": members}}
-
-
-def _number(value: float | np.float64 | NDArray[np.float64]) -> float:
-    return round(float(value), DECIMALS)
+_Plain.add_representer(float, _Plain.represent_float)
 
 
 def _yaml(content: Mapping[str, Any]) -> str:
     yaml = YAML()
+    yaml.Representer = _Plain
     yaml.width = 4096
     stream = io.StringIO()
     yaml.dump(dict(content), stream)

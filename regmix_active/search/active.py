@@ -15,7 +15,7 @@ import numpy as np
 
 from regmix_active.compare.verify import FOUND, Verification, verify
 from regmix_active.config.load import LoadedConfig, load_config
-from regmix_active.config.schema import RunConfig
+from regmix_active.config.schema import RunConfig, SearchConfig
 from regmix_active.errors import ConfigError, ProxyError, StudyError
 from regmix_active.observer import Observer
 from regmix_active.proxy.base import ProxyRunner
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from regmix_active.execution.ranks import Member
 
 log = logging.getLogger(__name__)
+
+HYPERVOLUME = "hypervolume"
+"""The strategy that looks for trade-offs between several targets."""
 
 
 class ActiveSearch:
@@ -106,7 +109,10 @@ class ActiveSearch:
         """
         if isinstance(self._strategy, Strategy):
             return self._strategy
-        return load_strategy(self._strategy, self.config.search.strategy_options, self.surrogate)
+        options, name = self.config.search.strategy_options, self._strategy
+        if self.config.targets and name == SearchConfig().strategy and not options:  # nobody chose it, and it knows one target
+            name = HYPERVOLUME
+        return load_strategy(name, options, self.surrogate)
 
     @property
     def storage(self) -> str:
@@ -139,7 +145,7 @@ class ActiveSearch:
         with self._writing(), self._running(self.folder.jobs) as (runner, meaning):
             target = Target.parse(config.target, runner.loss_names)
             space = feasible_space(config, meaning)  # before anything is written
-            for note in needless(space):
+            for note in [*needless(space), *self._single(strategy)]:
                 self.observer.on_warning(note)
             record = self.open_record(create=True)
             record.allow(space)
@@ -162,9 +168,9 @@ class ActiveSearch:
             try:
                 loop.run()
             except (KeyboardInterrupt, ProxyError):  # a search that was stopped shows what it has
-                self.folder.write_trials(record)
+                self.folder.write_trials(record, target)
                 raise
-            self.folder.write_trials(record)
+            self.folder.write_trials(record, target)
             found = self._recommended(record, target, None, self._targets(runner.loss_names))
             self._write(found, record, loop.stopped)
         return found
@@ -205,7 +211,7 @@ class ActiveSearch:
         except (TypeError, ValueError) as error:
             again = f"write it anew with: regmix-active recommend {self.folder.path}"
             raise ConfigError(f"{self.folder.mixture}: {error}; {again}") from None
-        return judge(history, self.surrogate, weights, written["simulated"], written["averaged"])
+        return judge(history, self.surrogate, weights, written["simulated"], written["averaged"], rule=written["rule"])
 
     def verify(self, found: Recommendation, seeds: int | None = None) -> Verification:
         """Train the found, natural, uniform and best trained mixtures with fresh seeds; see :mod:`regmix_active.compare.verify`.
@@ -226,6 +232,7 @@ class ActiveSearch:
                 seeds or self.config.verify.seeds,
                 self.config.seed,
                 self.observer,
+                allowed={name: prediction.allowed for name, prediction in mixtures.items()},
             )
             log.info("%s", verification.verdict)
             self.folder.write_verification(verification, found)
@@ -294,12 +301,22 @@ class ActiveSearch:
         storage = open_storage(self.storage, writing=create)
         record = StudyRecord(open_study(storage, self.storage, self.config.name, create=create), self._guard)
         if not create:
-            record.allow(feasible_space(self.config, record.meaning))
+            record.allow(feasible_space(self.config, record.meaning, searched=False))
         return record
 
     def _targets(self, loss_names: Sequence[str]) -> tuple[Target, ...]:
         """Those of which a trade-off is sought; none if there is one target only."""
         return tuple(Target.parse(spec, loss_names) for spec in self.config.targets.values())
+
+    def _single(self, strategy: Strategy) -> list[str]:
+        """A warning where several targets are asked for and the strategy, one of ours, looks at one."""
+        ours = type(strategy).__module__.startswith("regmix_active.")
+        if not self.config.targets or not ours or strategy.name == HYPERVOLUME:
+            return []
+        return [
+            f"search.strategy: {strategy.name} trains for `target` alone, not for trade-offs between "
+            f"{', '.join(self.config.targets)}; for these, set it to {HYPERVOLUME}"
+        ]
 
     def _recommended(
         self, record: StudyRecord, target: Target, top_k: int | None, targets: tuple[Target, ...] = ()
@@ -313,7 +330,7 @@ class ActiveSearch:
         self.observer.on_stage("simulating")
         rng = np.random.default_rng([self.config.seed, 4])
         settings = self.config.recommend
-        return recommend(
+        found = recommend(
             history,
             self.surrogate,
             settings.simulations,
@@ -325,6 +342,7 @@ class ActiveSearch:
             draws=settings.draws or None,
             watch=self._watch,
         )
+        return found if found.pareto is None else replace(found, names=tuple(self.config.targets))
 
     def _watch(self, text: str, done: int, total: int) -> None:
         """Pass on how the answer comes along."""
@@ -336,7 +354,10 @@ class ActiveSearch:
             tokens = dict(zip(record.meaning.domains, target_tokens_of(self.config, record.meaning).tolist(), strict=True))
         self.folder.write_mixture(found, record, stopped=stopped, target_tokens=self.config.mixture.target_tokens, tokens=tokens)
         self.folder.write_summary(found)
-        log.info("found %s, predicted %.4f nats per token", rounded(found.weights), found.found.mean)
+        if found.pareto is None:
+            log.info("found %s, predicted %.4f %s", rounded(found.weights), found.found.mean, found.history.target.unit)
+        else:
+            log.info("found %s, the balanced one of %d trade-offs", rounded(found.weights), len(found.pareto.weights))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

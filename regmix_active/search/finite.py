@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from regmix_active.config.schema import RunConfig
 from regmix_active.errors import ConfigError
+from regmix_active.search.names import check_known
 from regmix_active.study.meaning import Meaning
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def target_tokens_of(config: RunConfig, source: Meaning | TokenStore) -> NDArray
     """
     domains = source.domains if isinstance(source, Meaning) else _mixed(config, source)
     given = config.mixture.tokens
-    _check_names(given, domains, config.score_only)
+    check_token_names(given, domains, config.score_only)
     missing = [name for name in domains if name not in given]
     counts = {**_counts(config, source), **given} if missing else given
     if unknown := [name for name in domains if name not in counts]:
@@ -45,6 +45,15 @@ def target_tokens_of(config: RunConfig, source: Meaning | TokenStore) -> NDArray
             f"{_why(config, source)}; add them: tokens: {{{example}}}"
         )
     return np.array([counts[name] for name in domains], dtype=np.float64)
+
+
+def check_token_names(tokens: Mapping[str, float], domains: Sequence[str], score_only: Sequence[str]) -> None:
+    """Refuse unknown names in ``mixture.tokens``; domains that are only scored may be there: a list of all domains does no harm.
+
+    Raises:
+        ConfigError: With the first of them.
+    """
+    check_known("mixture.tokens", (name for name in tokens if name not in score_only), domains)
 
 
 def are_shares(tokens: Mapping[str, float]) -> bool:
@@ -57,15 +66,6 @@ def _mixed(config: RunConfig, store: TokenStore) -> tuple[str, ...]:
 
     mixed = mixed_domains(store.domains, config.score_only)
     return tuple(name for name, trained in zip(store.domains, mixed, strict=True) if trained)
-
-
-def _check_names(tokens: Mapping[str, float], domains: Sequence[str], score_only: Sequence[str]) -> None:
-    """Domains that are only scored may be named: a list of all that there is does no harm."""
-    for name in tokens:
-        if name not in domains and name not in score_only:
-            close = difflib.get_close_matches(name, domains, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"the domains are: {', '.join(domains)}"
-            raise ConfigError(f"mixture.tokens: unknown domain '{name}'; {hint}")
 
 
 def _counts(config: RunConfig, source: Meaning | TokenStore) -> dict[str, float]:

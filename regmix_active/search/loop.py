@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial, TrialState
 
 from regmix_active.config.schema import SearchConfig
@@ -94,7 +94,7 @@ class SearchLoop:
         self.stopped: str | None = None
         """Why the search ended before its budget; None if it did not."""
         self._failures: list[bool] = []
-        self._references: NDArray[np.float64] | None = None
+        self._references = np.full(len(target.loss_names), np.nan)
 
     def run(self) -> None:
         """Train until the study has `settings.budget` completed proxies, or until :attr:`stopped` says why there are fewer.
@@ -105,7 +105,7 @@ class SearchLoop:
         """
         history = self.record.history(self.target)
         self._check_runner()
-        self._references = history.references if len(history) else None
+        self._references = history.references
         known = history.values[np.isfinite(history.values)]
         best = float(known.min()) if len(known) else None
         self.observer.on_start(self.record.count(*TRAINED), self.settings.budget, best)
@@ -195,7 +195,9 @@ class SearchLoop:
         else:
             losses = np.array([[result.losses[name] for name in self.target.loss_names]])
             value = float(self.target(losses, self._references)[0])
-            log.info("slot %d: target %.4f in %.1f s", result.slot, value, result.seconds)
+            # What is over the natural mixture is not known before the first round has told its losses.
+            told = f"target {value:.4f} {self.target.unit}" if math.isfinite(value) else "trained"
+            log.info("slot %d: %s in %.1f s", result.slot, told, result.seconds)
             self.observer.on_result(result, value)
 
     def _stopping_early(self, planned: Round) -> ProxyRunner:
@@ -288,7 +290,7 @@ class SearchLoop:
     def _history(self, first: int) -> History:
         """What is known before slot `first`, as the study's own seed would have shown it."""
         history = replace(self.record.history(self.target).before(first), targets=self.targets)
-        self._references = history.references if len(history) else None
+        self._references = history.references
         return without_offsets(history)
 
     def _plan(self, index: int, first: int, size: int, *, alone: bool = False) -> Round:
@@ -305,8 +307,8 @@ class SearchLoop:
             proposer = INITIAL_DESIGN
             again = max(size - self._initial, 0) if first == 0 and self._initial > 0 else 0
             mixtures = self._initial_design(history.space, first, size - again)
-            # Spread over the design: what a seed does may depend on the mixture.
-            rows = np.linspace(0, size - again - 1, again).round().astype(np.intp)
+            # Those near the natural mixture: mixtures that nobody would use are noisier by far.
+            rows = np.argsort(np.abs(mixtures - history.space.natural).sum(axis=1), kind="stable")[:again]
             plan = [(row, 0) for row in mixtures] + [(mixtures[row], 1) for row in rows]
         else:
             proposer = self.strategy.name

@@ -37,7 +37,7 @@ NOTHING = 1e-12
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """Noise of proxies, in nats per token.
+    """Noise of proxies: of losses in nats per token, of the target in its own unit.
 
     Attributes:
         offsets: What each seed adds to every loss, less what the study's own seed adds, shape ``(J, m)``; zeros where not known.
@@ -85,13 +85,14 @@ def seed_noise(history: History) -> SeedNoise | None:
     spread = np.maximum(np.nanvar(history.losses, axis=0), 1e-18)
     shrunk, lent = shrink(variance[:-1] / spread, float(dof.min()))
     common = np.array([one.offset_variance for one in columns])
-    weights = history.target.weights
-    pooled = float(common[:-1] @ weights)
+    weights = _weights(history, rows)
+    pooled = float((weights.sum(axis=1) * (weights @ common[:-1])).mean())  # the most that offsets of losses amount to together
+    of_losses = float((weights**2 @ (shrunk * spread)).mean())
     own = seeds - 1.0
     return SeedNoise(
         offsets=np.stack([one.offsets for one in columns[:-1]], axis=1),
         std=np.sqrt(shrunk * spread),
-        target_std=float(np.sqrt(_lent(variance[-1], dof[-1], float((shrunk * spread) @ weights**2), lent))),
+        target_std=float(np.sqrt(_lent(variance[-1], dof[-1], of_losses, lent))),
         target_offset=float(np.sqrt((own * common[-1] + PRIOR_DOF * pooled) / (own + PRIOR_DOF))),
         dof=float(dof.min()) + lent,
         offset_dof=own + PRIOR_DOF,
@@ -127,6 +128,16 @@ def shrink(variances: Array, dof: float) -> tuple[Array, float]:
     half = float(brentq(lambda x: float(polygamma(1, x)) - excess, 1e-8, 1e5))
     centre = float(np.exp(centred.mean() + psi(half) - np.log(half)))
     return (2 * half * centre + dof * variances) / (2 * half + dof), 2 * half
+
+
+def _weights(history: History, rows: NDArray[np.intp]) -> Array:
+    """How the target follows each loss near some mixtures, shape ``(r, m)``: one row where that is the same everywhere."""
+    terms = history.target.terms(history.references)
+    if terms.linear:
+        return terms.scale[None]
+    values = np.where(terms.counts, history.losses[rows] * terms.scale - terms.offset, -np.inf)
+    largest = np.nan_to_num(values, nan=-np.inf).argmax(axis=1)
+    return np.eye(len(terms.scale))[largest] * terms.scale
 
 
 def _lent(own: float, dof: float, others: float, lent: float) -> float:

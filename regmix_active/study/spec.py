@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -49,3 +49,22 @@ def number(value: object, where: str) -> float:
         raise ConfigError(f"{where} is {value}; a fraction is not divided by zero") from None
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{where} is {value!r}; write a number, or a fraction such as 7/52") from None
+
+
+def same_targets(specs: Sequence[object]) -> tuple[int, int] | None:
+    """The first two targets that say the same in other words, such as ``books`` and ``{books: 2}``; None if all are different."""
+    plain = [_canonical(spec) for spec in specs]
+    return next(((plain.index(one), i) for i, one in enumerate(plain) if one in plain[:i]), None)
+
+
+def _canonical(spec: object) -> object:
+    """A target without its words: weights as shares, and what the structured form says besides."""
+    content = dict(spec) if isinstance(spec, Mapping) and is_structured(spec) else {"weights": spec}
+    weights = content.pop("weights", None) or MEAN
+    if isinstance(weights, str) and weights != MEAN:
+        weights = {weights: 1}
+    if isinstance(weights, Mapping):
+        numbers = {name: number(weight, f"target: the weight of '{name}'") for name, weight in weights.items()}
+        total = sum(numbers.values()) or 1.0
+        weights = {name: round(weight / total, 12) for name, weight in numbers.items() if weight}
+    return weights, {key: value for key, value in content.items() if value}

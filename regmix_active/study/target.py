@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from regmix_active.errors import ConfigError
 from regmix_active.study.spec import ALL, KEYS, MEAN, NATURAL, Natural, is_structured, number
-from regmix_active.study.terms import Limit, Terms
+from regmix_active.study.terms import SLACK, Limit, Terms
 
 
 @dataclass(frozen=True)
@@ -127,15 +127,15 @@ class Target:
         return ceilings
 
     def violations(self, losses: NDArray[np.float64], references: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """By how much each row of losses ``(n, m)`` breaks the limit that it breaks most, nats per token; 0 if it keeps all of
-        them, infinite if a limited loss is missing; shape ``(n,)``.
+        """By how much each row of losses ``(n, m)`` breaks the limit that it breaks most, nats per token; 0 if it keeps all of them
+        (:data:`~regmix_active.study.terms.SLACK` breaks none), infinite if a limited loss is missing; shape ``(n,)``.
         """
         if not self.limits:
             return np.zeros(len(losses))
         ceilings = self.ceilings(references)
         columns = np.isfinite(ceilings)
         over: NDArray[np.float64] = np.maximum(losses[:, columns] - ceilings[columns], 0.0).max(axis=1, initial=0.0)
-        return np.where(np.isnan(over), np.inf, over)
+        return np.where(np.isnan(over), np.inf, np.where(over > SLACK, over, 0.0))
 
     @property
     def needed(self) -> NDArray[np.bool_]:

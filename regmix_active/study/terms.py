@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 from regmix_active.errors import ConfigError
 from regmix_active.study.spec import ALL
 
+SLACK = 1e-4
+"""Nats by which a limit may be exceeded without being broken: the natural mixture keeps a limit at its own losses."""
+
 
 @dataclass(frozen=True)
 class Terms:
     """One term per loss, linear in it; the target is their sum, or the largest of those that count.
 
     Attributes:
-        scale: What each loss is multiplied by, shape ``(m,)``; ≥ 0, and 0 for losses that do not count.
+        scale: What each loss is multiplied by, shape ``(m,)``; ≥ 0, and 0 for losses that do not count; NaN where a share of a
+            reference is counted that is not known.
         offset: What is taken from each term, shape ``(m,)``, in the target's unit.
         worst: Whether the largest term is the target, not their sum.
     """
@@ -35,16 +39,22 @@ class Terms:
     @property
     def linear(self) -> bool:
         """Whether the target is linear in the losses: a sum, or the worst of one."""
-        return not self.worst or int((self.scale > 0).sum()) == 1
+        return not self.worst or int(self.counts.sum()) == 1
 
     @property
     def constant(self) -> float:
         """What is taken from the sum of a linear target."""
-        return float(self.offset[self.scale > 0].sum())
+        return float(self.offset[self.counts].sum())
+
+    @property
+    def counts(self) -> NDArray[np.bool_]:
+        """Which losses count, shape ``(m,)``."""
+        counts: NDArray[np.bool_] = self.scale != 0
+        return counts
 
     def __call__(self, losses: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Target of losses ``(..., m)``, shape ``(...)``; NaN where a loss that counts is missing."""
-        counts = self.scale > 0
+        """Target of losses ``(..., m)``, shape ``(...)``; NaN where a loss that counts, or its reference, is missing."""
+        counts = self.counts
         if self.linear:
             value: NDArray[np.float64] = losses[..., counts] @ self.scale[counts]
             return value - constant if (constant := self.constant) else value
@@ -84,8 +94,8 @@ class Limit:
         at_most, above, probability = (given.get(key) for key in ("at_most", "above_natural", "probability"))
         if (at_most is None) == (above is None):
             raise ConfigError(f"{where}: needs exactly one of at_most (nats per token) and above_natural (a share, such as 0.01)")
-        if at_most is not None and not np.isfinite(at_most):
-            raise ConfigError(f"{where}.at_most: must be a finite number of nats per token, got {at_most}")
+        if at_most is not None and not (np.isfinite(at_most) and at_most >= 0):
+            raise ConfigError(f"{where}.at_most: must be a finite number of nats per token of at least 0, got {at_most}")
         if above is not None and not (np.isfinite(above) and above > -1):
             raise ConfigError(f"{where}.above_natural: must be a share above -1, such as 0.01 for one percent, got {above}")
         probability = 0.9 if probability is None else float(probability)

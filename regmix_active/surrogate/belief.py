@@ -6,7 +6,8 @@ functions of different domains is harder to learn than each of them).
 A worst-case target is the largest of several Gaussians: its moments come from :mod:`~regmix_active.surrogate.worst`, and for
 covariances and gradients it is, near each mixture, the sum of the losses weighed by how likely each is the worst. Where a target
 counts what is above the natural mixture, the reference is the belief's expectation there, a number: its doubt is the same for all
-mixtures, and what tells mixtures apart is left. Limits above the natural mixture count that doubt, with its covariance.
+mixtures, and what tells mixtures apart is left. Limits above the natural mixture count that doubt, with its covariance, and so do
+the moments that are told of a target (:meth:`TargetModel.moments`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class TargetBelief:
 
     Attributes:
         mixtures: The candidates, shape ``(q, d)``.
-        mean: Expected target with the pull of the space, shape ``(q,)``, nats per token (or what the target is in).
+        mean: Expected target with the pull of the space, shape ``(q,)``, in the target's unit.
         std: Standard deviation of the noise-free target, shape ``(q,)``.
         best: Smallest expected target among the observed mixtures, those in training and those already chosen; of those that are
             feasible and keep the target's limits as surely as it asks, or else of the one that likeliest does.
@@ -261,8 +262,22 @@ class TargetModel:
         return self.target.violations(losses, self._references)
 
     def moments(self, mixtures: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of the noise-free target, without the space's pull, each ``(q,)``: what is told of it."""
-        posterior = self.surrogate.posterior(mixtures)
+        """Mean and standard deviation of the noise-free target, without the space's pull, each ``(q,)``: what is told of it.
+
+        What is over the natural mixture is believed together with it: the natural mixture itself is at 0, without doubt.
+        """
+        if not isinstance(self.target.excess_over, str) or self.space is None:
+            return self._moments(self.surrogate.posterior(mixtures))
+        posterior, q = self.surrogate.posterior(self._beside_natural(mixtures)), len(mixtures)
+        # Of differences, or of ratios by their linear part.
+        factor = posterior.mean / np.maximum(posterior.mean[q], 1e-9) if self.target.relative else np.ones_like(posterior.mean)
+        variance = posterior.variance + factor**2 * posterior.variance[q] - 2 * factor * posterior.covariance(q)
+        over = Posterior(posterior.mean, variance, posterior.unconditioned, posterior.noise, posterior.correlation)
+        mean, std = self._moments(over)
+        itself = np.abs(mixtures - self.space.natural).sum(axis=1) <= 1e-9
+        return np.where(itself, 0.0, mean[:q]), np.where(itself, 0.0, std[:q])
+
+    def _moments(self, posterior: Posterior) -> tuple[Array, Array]:
         if self._terms.linear:
             return combined(posterior.mean, self._terms), target_std(posterior, self._terms.scale)
         moments = moments_of(posterior, self._terms)
@@ -270,7 +285,7 @@ class TargetModel:
 
     def pessimistic(self, mixtures: Array, caution: float) -> Array:
         """What the target may well be: expectation with the space's pull and `caution` standard deviations, shape ``(q,)``."""
-        mean, std = self.moments(mixtures)
+        mean, std = self._moments(self.surrogate.posterior(mixtures))
         return self._pulled(mixtures, mean + caution * std)
 
     def kept(self, mixtures: Array) -> Kept:

@@ -18,10 +18,8 @@ from scipy.special import log_ndtr, logsumexp, ndtr, ndtri
 from scipy.stats import qmc
 
 from regmix_active.study.target import Target
+from regmix_active.study.terms import SLACK
 from regmix_active.surrogate.base import Array, Posterior
-
-SLACK = 1e-4
-"""Nats by which a limit may be exceeded without being broken: the natural mixture keeps a limit at its own losses."""
 
 DRAWS = 64
 """Quasi-random draws of a joint probability."""

@@ -74,11 +74,21 @@ def test_limits(text: str, limit: Any) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["code", "code<3", "<=3", "code<=", "code<=natural+1", "code<=3%", "code<=3@1.5", "code<=3@0", "code<=1.2.3", "c<=natural+.%"],
+    ["code", "code<3", "<=3", "code<=", "code<=natural+1", "code<=3%", "code<=1.2.3", "c<=natural+.%", "code<=-1"],
 )
 def test_wrong_limits(text: str) -> None:
     with pytest.raises(click.BadParameter, match=r"write code<=natural\+1%, code<=3\.2 or all<=natural\+1%@0\.95"):
         parse_limit(text)
+
+
+@pytest.mark.parametrize("probability", ["95", "95%", "1", "0", "1.5", "0.95%"])
+def test_probabilities_are_no_percents(probability: str) -> None:
+    with pytest.raises(click.BadParameter, match=r"between 0 and 1; for 95 % write @0\.95, such as code<=natural\+1%@0\.95"):
+        parse_limit(f"code<=natural@{probability}")
+
+
+def test_every_loss_at_most_one_nat() -> None:
+    assert parse_limit("all<=1") == ("all", {"at_most": 1.0})
 
 
 def test_nothing_typed_leaves_the_configuration() -> None:
@@ -113,6 +123,11 @@ def test_several_targets_are_a_trade_off() -> None:
     [
         (["--relative"], "needs --excess-over"),
         (["--target", "books", "--target", "books"], "the same target twice"),
+        (["--target", "books", "--target", "books=1"], "the same target twice"),
+        (["--target", "books=2,code=2", "--target", "code=1/2,books=0.5"], "the same target twice"),
+        (["--target", "books=2,code=2,books=1"], "two weights for books; give it one"),
+        (["--limit", "code<=3", "--limit", "code<=natural"], "a second limit for code; give each loss one"),
+        (["--limit", "code<=-3"], "a loss is never below 0 nats"),
         (["--limit", "code"], "write code<=natural"),
     ],
 )

@@ -174,3 +174,66 @@ def test_a_function_without_noise_is_judged_too() -> None:
     runner = FunctionRunner(DOMAINS, lambda w: {"a": 1 + float((w[0] - 0.5) ** 2), "b": 1.0})
     verification = verify(MIXTURES, runner, TARGET, 2, 0)
     assert verification.passed
+
+
+def test_what_is_over_the_natural_mixture_is_over_its_fresh_losses_of_the_same_seed() -> None:
+    """Seeds move all losses by half a nat: an excess does not feel it, a raw loss does."""
+    spec = {"weights": "mean", "worst": True, "excess_over": "natural"}
+    target = Target.parse(spec, DOMAINS)
+    verification = verify(MIXTURES, Seeded(0.5), target, 4, 0)
+    by_name = rivals(verification)
+    np.testing.assert_allclose(by_name["natural"].values, 0, atol=1e-12)
+    np.testing.assert_allclose(by_name["found"].values, -0.32)
+    assert by_name["found"].error < 1e-12
+    assert verification.passed
+    assert "(+0.3200 ± 0.0000 nats)" in verification.verdict
+    shares = verify(MIXTURES, Seeded(0.0), Target.parse({**spec, "worst": False, "relative": True}, DOMAINS), 2, 0)
+    np.testing.assert_allclose(rivals(shares)["found"].values, -(0.32 / 3.32 + 0.32 / 4.32) / 2)
+    assert "± 0.0000 of the reference)" in shares.verdict
+
+
+def test_observers_hear_no_excess_before_its_reference() -> None:
+    class Listener(Observer):
+        def __init__(self) -> None:
+            self.values: list[float] = []
+
+        def on_result(self, result: ProxyResult, value: float | None) -> None:
+            assert value is not None
+            self.values.append(value)
+
+    listener = Listener()
+    verify(MIXTURES, Seeded(0.1), Target.parse({"excess_over": "natural"}, DOMAINS), 2, 0, listener)
+    # Each seed ends with found and natural, backwards: best trained and uniform are before their reference.
+    assert np.isnan(listener.values).tolist() == [True, True, False, False] * 2
+
+
+@pytest.mark.parametrize(("at_most", "kept"), [(4.005, True), (3.99, False)])
+def test_the_found_mixture_has_to_keep_the_limits(at_most: float, kept: bool) -> None:
+    target = Target.parse({"weights": {"a": 1}, "limits": {"b": {"at_most": at_most}}}, DOMAINS)
+    verification = verify(MIXTURES, Seeded(0.0), target, 2, 0)
+    assert verification.passed is kept
+    by_name = rivals(verification)
+    assert by_name["found"].broken == pytest.approx(0 if kept else 0.01)
+    assert by_name["natural"].broken == pytest.approx(4.32 - at_most)
+    assert "natural mixture (+0.3200 ± 0.0000 nats; breaks a limit)" in verification.verdict
+    end = "it keeps the limits of the target" if kept else "it breaks a limit of the target by 0.0100 nats"
+    assert verification.verdict.endswith(end)
+
+
+def test_the_natural_mixture_keeps_a_limit_at_its_own_losses() -> None:
+    target = Target.parse({"weights": {"a": 1}, "limits": {"all": {"above_natural": 0.0}}}, DOMAINS)
+    verification = verify(MIXTURES, Seeded(0.5), target, 3, 0)
+    assert all(rival.broken == 0 for rival in verification.rivals)
+
+
+def test_rivals_that_could_not_be_an_answer_are_not_counted_against_it() -> None:
+    better = {"natural": np.array([0.9, 0.1]), "uniform": np.array([0.6, 0.4]), "best trained": np.array([0.5, 0.5])}
+    mixtures = {"found": np.array([0.7, 0.3]), **better}
+    assert not verify(mixtures, Seeded(0.0), TARGET, 2, 0).passed
+    allowed = {"found": True, "natural": True, "uniform": False, "best trained": False}
+    verification = verify(mixtures, Seeded(0.0), TARGET, 2, 0, allowed=allowed)
+    assert verification.passed
+    assert "is worse than the uniform mixture (-0.0600 ± 0.0000 nats; not allowed)" in verification.verdict
+    none = {name: name == "found" for name in mixtures}
+    worse = {**mixtures, "natural": np.array([0.6, 0.4])}
+    assert not verify(worse, Seeded(0.0), TARGET, 2, 0, allowed=none).passed, "nothing was beaten"

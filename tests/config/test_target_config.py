@@ -96,3 +96,18 @@ def test_what_is_wrong_is_said_with_its_place(file: Path, text: str, line: int, 
     assert len(message.splitlines()) == 1
     for part in parts:
         assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("targets: {mine: books, theirs: {books: 2}}", "mine and theirs are the same target; a trade-off needs different ones"),
+        ("targets: {a: mean, b: books, c: {weights: mean}}", "a and c are the same target"),
+        ("target: {limits: {code: {at_most: -1}}}", "greater than or equal to 0"),
+    ],
+)
+def test_targets_that_make_no_sense(file: Path, text: str, message: str) -> None:
+    file.write_text(text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert message in str(caught.value)

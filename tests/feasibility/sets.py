@@ -51,7 +51,7 @@ def made(mixture: dict[str, Any], natural: NDArray[np.float64]) -> MixtureSpace:
     """The feasible set of a ``mixture`` section."""
     domains = names(len(natural))
     config = RunConfig.model_validate({"mixture": mixture})
-    return feasible_space(config, Meaning(domains, tuple(natural.tolist()), domains, {}))
+    return feasible_space(config, Meaning(domains, tuple(natural.tolist()), domains, {}), searched=False)
 
 
 def _bound_domains(mixture: dict[str, Any], inside: NDArray[np.float64], rng: np.random.Generator) -> None:

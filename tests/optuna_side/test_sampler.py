@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import optuna
@@ -90,10 +90,30 @@ def test_constraints_are_kept_by_designs_and_strategies() -> None:
     study = optuna.create_study(sampler=sampler)
     study.optimize(objective, n_trials=10)
     assert sampler.space.feasible(mixtures_of(study)).all()
-    with pytest.raises(ConfigError, match=r"mixture\.caps: unknown name 'book'"):
-        MixtureSampler(DOMAINS, constraints={"caps": {"book": 0.3}})
-    with pytest.raises(ConfigError, match=r"mixture\.cap: Extra inputs are not permitted"):
-        MixtureSampler(DOMAINS, constraints={"cap": {"books": 0.3}})
+
+
+@pytest.mark.parametrize(
+    ("constraints", "message"),
+    [
+        ({"caps": {"book": 0.3}}, r"^mixture\.caps: unknown domain 'book'; did you mean 'books'\?$"),
+        ({"cap": {"books": 0.3}}, r"^constraints: unknown key 'mixture\.cap'; did you mean 'caps'\?$"),
+        (
+            {"groups": {"a": {"members": ["books"], "maximum": 0.3}}},
+            r"^constraints: unknown key 'mixture\.groups\.a\.maximum'",
+        ),
+        ({"caps": {"books": 3}}, r"^constraints: key 'mixture\.caps\.books': input should be less than or equal to 1 \(got 3\)$"),
+        (["caps"], r"^constraints: keys of the section mixture are wanted, such as \{'caps'"),
+        ({"match_repetition": True}, r"^mixture\.match_repetition: .* your objective.*; leave it out$"),
+        ({"match_repetition": True, "target_tokens": 1e9, "tokens": dict.fromkeys(DOMAINS, 1e9)}, "your objective"),
+        (
+            {"fixed": {"books": 0.3}, "floors": {"code": 0.7}},
+            r"one mixture only: \{code: 0\.7, books: 0\.3\}; .* loosen mixture\.fixed, mixture\.floors$",
+        ),
+    ],
+)
+def test_wrong_constraints(constraints: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MixtureSampler(DOMAINS, constraints=constraints)
 
 
 def test_ask_and_tell(remembering: Remembering) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
 
 from regmix_active.mixture.space import MixtureSpace
-from regmix_active.recommend.doubt import expected_regret, nearest_run, next_runs, widened
-from regmix_active.recommend.draws import drawn_targets, optima, votes
+from regmix_active.recommend.doubt import _beats, _regret, expected_regret, nearest_run, next_runs, widened
+from regmix_active.recommend.draws import Draws, votes
+from regmix_active.recommend.left_out import LeftOut
 from regmix_active.recommend.simulate import Doubt, Recommendation, recommend
 from regmix_active.study.history import History
 from regmix_active.study.target import Target
@@ -105,38 +104,55 @@ def test_the_posterior_is_widened_only_where_it_hangs_on_few_runs() -> None:
     learnt = history()
     model = TargetModel.of(learnt, GaussianProcess())
     before = model.predict(learnt.mixtures)
-    assert widened(model, learnt, SPACE.uniform, 1e9) == 1
-    assert widened(model, learnt, SPACE.uniform, 1e-9) == 4, "bounded"
+    refits = LeftOut.of(model, learnt)
+    assert widened(refits, SPACE.uniform, 1e9) == 1
+    assert widened(refits, SPACE.uniform, 1e-9) == 4, "bounded"
     np.testing.assert_array_equal(model.predict(learnt.mixtures), before)
 
 
 def test_nothing_is_fitted_again_with_very_many_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regmix_active.recommend.doubt.ENOUGH", 23)
+    monkeypatch.setattr("regmix_active.recommend.left_out.ENOUGH", 23)
     learnt = history()
-    assert widened(TargetModel.of(learnt, GaussianProcess()), learnt, SPACE.uniform, 1e-9) == 1
+    refits = LeftOut.of(TargetModel.of(learnt, GaussianProcess()), learnt)
+    assert not refits.known
+    assert widened(refits, SPACE.uniform, 1e-9) == 1
 
 
 def test_too_few_runs_for_groups_are_not_widened() -> None:
     learnt = history(4)
-    model = TargetModel.of(learnt, GaussianProcess())
-    assert widened(model, learnt, SPACE.uniform, 1e-9) == 1
+    refits = LeftOut.of(TargetModel.of(learnt, GaussianProcess()), learnt)
+    assert widened(refits, SPACE.uniform, 1e-9) == 1
 
 
-class Known:
-    """A belief of two functions, each with a corner of its own as the optimum."""
+class Known(Draws):
+    """A belief of two functions, each with a corner of its own as the optimum; the second has a limit on the third weight."""
 
-    def __call__(self, mixtures: np.ndarray) -> np.ndarray:
-        return np.stack([1 - mixtures[:, 0], 2 - mixtures[:, 1]])
+    def __init__(self, limit: float = 1.0) -> None:
+        self.limit = limit
+
+    def _both(self, mixtures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        broken = np.stack([np.zeros(len(mixtures)), (mixtures[:, 2] - self.limit).clip(0)])
+        return np.stack([1 - mixtures[:, 0], 2 - mixtures[:, 1]]), broken
 
 
 def test_optima_of_known_functions() -> None:
     pool = SPACE.dirichlet(200, np.ones(D), np.random.default_rng(0))
-    drawn: Callable[[np.ndarray], np.ndarray] = Known()
-    found = optima(SPACE, drawn, pool, np.random.default_rng(0))
-    assert (found.values <= drawn(pool).min(axis=1)).all(), "the neighbourhood is looked at, too"
-    np.testing.assert_allclose(found.values, [1 - found.mixtures[0, 0], 2 - found.mixtures[1, 1]])
+    drawn = Known()
+    found = drawn.optima(SPACE, pool, np.random.default_rng(0))
+    assert (found.targets <= drawn.targets(pool).min(axis=1)).all(), "the neighbourhood is looked at, too"
+    np.testing.assert_allclose(found.targets, [1 - found.mixtures[0, 0], 2 - found.mixtures[1, 1]])
     assert found.mixtures[0, 0] > 0.9
     assert found.mixtures[1, 1] > 0.9
+
+
+def test_a_broken_limit_is_no_regret() -> None:
+    pool = SPACE.dirichlet(200, np.ones(D), np.random.default_rng(0))
+    drawn = Known(limit=0.05)
+    best = drawn.optima(SPACE, pool, np.random.default_rng(0))
+    assert best.mixtures[1, 2] <= 0.05
+    found = np.eye(D)[2]  # breaks the limit by 0.95, and its target is 2 under the second draw
+    expected = ((1 - best.targets[0]) + (2 - best.targets[1])) / 2
+    assert _regret(drawn, found, best) == pytest.approx(expected)
 
 
 def test_votes() -> None:
@@ -144,14 +160,6 @@ def test_votes() -> None:
     np.testing.assert_array_equal(votes(values, 1), [1, 2, 0, 0])
     np.testing.assert_array_equal(votes(values, 2), [1, 2, 2, 1])
     np.testing.assert_array_equal(votes(values, 9), [3, 3, 3, 3])
-
-
-def test_drawn_functions_are_spread_by_the_factor() -> None:
-    learnt = history()
-    model = TargetModel.of(learnt, GaussianProcess())
-    rows = SPACE.dirichlet(5, np.ones(D), np.random.default_rng(3))
-    plain, wide = (drawn_targets(model, 64, np.random.default_rng(0), scale)(rows) for scale in (1.0, 2.0))
-    np.testing.assert_allclose(wide - model.predict(rows), 2 * (plain - model.predict(rows)), atol=1e-9)
 
 
 def test_regret_falls_with_what_is_known() -> None:
@@ -192,3 +200,23 @@ def test_nothing_is_proposed_where_everything_was_trained() -> None:
     model = TargetModel.of(learnt, GaussianProcess())
     runs, left = next_runs(model, learnt, learnt.mixtures[0], learnt.mixtures)
     assert (len(runs), left) == (0, 1.0)
+
+
+def test_a_mixture_is_as_good_as_itself() -> None:
+    """Also where the same numbers, summed in another order, differ in their last digit."""
+    values = np.random.default_rng(0).normal(size=33)
+    assert _beats(values, values) == 0.5
+    assert _beats(values, values + 1e-15 * np.sign(np.arange(33) - 7.5)) == 0.5
+    assert _beats(values - 1, values) == pytest.approx(33.5 / 34)
+
+
+def test_draws_give_limits_the_slack_that_beliefs_give_them() -> None:
+    """The natural mixture keeps a limit at its own losses, under every draw."""
+    limits = {"all": {"above_natural": 0.0}}
+    model = TargetModel.of(history(spec={"limits": limits}), GaussianProcess(max_iterations=10))
+    rows = np.stack([SPACE.natural, np.add(SPACE.natural, [2e-6, -2e-6, 0, 0, 0]), np.eye(D)[0]])
+    drawn = Draws(model, 32, np.random.default_rng(0))
+    assert model.kept(rows).surely.tolist() == [True, True, False]
+    np.testing.assert_array_equal(drawn.ranked(rows[:2]), drawn.targets(rows[:2]))
+    assert (model.violations(rows[:2]) == 0).all()
+    assert (drawn.ranked(rows[2:]) > 1e3).all()

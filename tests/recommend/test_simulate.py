@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import torch
 from regmix_active.errors import StudyError
 from regmix_active.mixture.constraints import Bound, Constraints
 from regmix_active.mixture.space import MixtureSpace
-from regmix_active.recommend.simulate import REFINEMENTS, Recommendation, Rule, recommend
+from regmix_active.recommend.passes import REFINEMENTS
+from regmix_active.recommend.simulate import Recommendation, Rule, recommend
 from regmix_active.study.history import History
 from regmix_active.study.target import Target
 from regmix_active.surrogate.base import Posterior, Surrogate
@@ -245,3 +247,36 @@ def test_more_averaged_than_simulated_at_first() -> None:
 def test_too_few_runs() -> None:
     with pytest.raises(StudyError, match="the study has 3"):
         answer(history(3))
+
+
+class Credulous(GaussianProcess):
+    """Sure of wonders at a corner that nobody trained, as long as it knows all runs."""
+
+    def fit(self, mixtures: np.ndarray, losses: np.ndarray, noise: Any = None) -> Self:
+        self._wonder = float(len(mixtures) == 30)
+        return super().fit(mixtures, losses)
+
+    def predict(self, mixtures: np.ndarray) -> np.ndarray:
+        return super().predict(mixtures) - self._wonder * self._lift(mixtures)
+
+    def posterior(self, mixtures: np.ndarray) -> Posterior:
+        found = super().posterior(mixtures)
+        found.mean = found.mean - self._wonder * self._lift(mixtures)
+        return found
+
+    @staticmethod
+    def _lift(mixtures: np.ndarray) -> np.ndarray:
+        return 5.0 * np.clip(mixtures[:, :1] - 0.9, 0.0, None) * 10
+
+
+def test_an_answer_that_hangs_on_few_runs_is_not_given() -> None:
+    rng = np.random.default_rng(0)
+    mixtures = SPACE.dirichlet(30, np.full(D, 2.0), rng)
+    target = Target.parse("mean", [f"l{j}" for j in range(2)])
+    losses = 3 + ((mixtures[:, 1:3] - 0.3) ** 2) + 0.001 * rng.standard_normal((30, 2))
+    learnt = History(SPACE, target, mixtures, losses, np.arange(30))
+    bold, cautious = (recommend(learnt, Credulous(), 2000, 32, np.random.default_rng(1), caution) for caution in (0.0, 1.0))
+    assert bold.found.weights[0] > 0.85
+    assert cautious.found.weights[0] < 0.5
+    assert "hang on few runs" in cautious.notes[0]
+    assert not any("hang on" in note for note in recommend(learnt, GaussianProcess(), 2000, 32, np.random.default_rng(1)).notes)

@@ -69,6 +69,13 @@ def trading(found: Recommendation) -> Recommendation:
     """Two targets, two trade-offs."""
     targets = tuple(Target.parse(name, DOMAINS) for name in DOMAINS[:2])
     front = ParetoFront(
-        np.array([[1.0, 0, 0], [0.5, 0.5, 0]]), np.array([[1.0, 3], [2, 2]]), np.full((2, 2), 0.1), np.array([0.9, 0.6]), 1
+        np.array([[1.0, 0, 0], [0.5, 0.5, 0]]),
+        np.array([[1.0, 3], [2, 2]]),
+        np.full((2, 2), 0.1),
+        np.array([0.9, 0.6]),
+        1,
+        natural=np.array([[4.0, 5.0], [0.2, 0.3]]),
+        kept=np.ones(2),
+        surely=np.ones(2, dtype=bool),
     )
     return dataclasses.replace(found, history=dataclasses.replace(found.history, targets=targets), pareto=front)

@@ -76,14 +76,19 @@ def test_the_prediction_table(found: Recommendation) -> None:
 def test_the_tables_of_doubt(doubted: Recommendation) -> None:
     text = shown(mixture_table(doubted))
     assert cells(text, "books") == ["books", "50.0%", "33.3%", "10.0% – 40.0%", "0.67×", "1.500", "2.000"]
-    assert "80% interval" in text
+    assert "where the best lies (80%)" in text
+    assert "the found one may lie outside" in " ".join(text.split())
+    table = shown(prediction_table(doubted))
+    assert cells(table, "found")[2] == "± 0.0780", "0.1 over 1.2816 deviations, not the posterior's own 0.05"
+    assert cells(table, "natural")[2] == "± 0.0500"
+    assert "the doubt about the found one is that of its interval" in " ".join(table.split())
     assert cells(shown(prediction_table(doubted)), "uniform")[0] == "uniform, not allowed"
     lines = doubt_lines(doubted)
     assert lines[0] == "note: a note [/x]"
     said = " ".join(lines)
     assert "80% interval of the target 2.4000 to 2.6000" in said
     assert "natural mixture with probability 0.75, than the best trained one 0.50" in said
-    assert "better by 0.0125 nats per token" in said
+    assert "perfect knowledge of all mixtures would gain another 0.0125 nats per token on average" in said
     assert "of a single one by 0.0100 more (4 mixtures, 2 seeds)" in said
     assert "the nearest trained mixture (slot 6) differs in 25.0% of the tokens" in said
     assert lines[-2:] == ["  1. books 100.0%", "  2. code [x] 100.0%"]
@@ -98,12 +103,15 @@ def test_an_answer_without_doubt_has_only_its_notes(found: Recommendation) -> No
 def test_the_table_of_trade_offs(found: Recommendation, trading: Recommendation) -> None:
     assert pareto_table(found) is None
     assert len(answer_tables(found)) == 2
-    assert len(answer_tables(trading)) == 3
-    table = pareto_table(trading)
+    assert len(answer_tables(trading)) == 2, "no table of a single target"
+    table = pareto_table(dataclasses.replace(trading, names=("mine", "code [x]")))
     assert table is not None
     text = shown(table)
+    assert "mine: books, nats per token" in text
+    assert "│ code [x], nats per token" in text.replace("┃", "│")
     assert cells(text, "1.0000") == ["1.0000 ± 0.1000", "3.0000 ± 0.1000", "0.90", "books 100.0%"]
     assert cells(text, "2.0000")[-1] == "code [x] 50.0%, books 50.0% (balanced)"
+    assert cells(text, "4.0000")[:2] == ["4.0000 ± 0.2000", "5.0000 ± 0.3000"]
 
 
 def test_a_status_line_keeps_warnings() -> None:
@@ -123,6 +131,23 @@ def test_the_verification_table(found: Recommendation) -> None:
     assert "Trained again with 2 fresh seeds: mean of 3 losses" in text
     assert cells(text, "found") == ["found", "2.5000", "0.5000", "", ""]
     assert cells(text, "natural") == ["natural", "3.2500", "0.2500", "+0.7500", "0.2500"]
+
+
+def test_the_verification_table_of_limits_and_shares(found: Recommendation) -> None:
+    weights, values = np.array([0.5, 0.3, 0.2]), np.array([0.02, 0.03])
+    limits = {"books": {"at_most": 3.0}}
+    target = Target.parse({"excess_over": "natural", "relative": True, "limits": limits}, found.history.target.loss_names)
+    rivals = (
+        Rival("found", weights, values, 0.0, 0.0),
+        Rival("natural", weights, values, 0.75, 0.25, broken=0.0123),
+        Rival("uniform", weights, values, 0.75, 0.25, allowed=False),
+    )
+    text = shown(verification_table(Verification(target, (1, 2), rivals)))
+    assert "share of the reference" in text
+    assert "nats per token" not in text
+    assert cells(text, "found")[-1] == "kept"
+    assert cells(text, "natural")[-1] == "broken by 0.0123 nats"
+    assert cells(text, "uniform")[0] == "uniform, not allowed"
 
 
 def test_names_are_not_markup(found: Recommendation) -> None:

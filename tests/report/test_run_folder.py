@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import logging
 import math
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from regmix_active.errors import ConfigError
 from regmix_active.mixture.constraints import Bound, Constraints
 from regmix_active.proxy.base import ProxyRequest, ProxyResult
 from regmix_active.recommend.simulate import Recommendation
-from regmix_active.report.folder import DECIMALS, RunFolder, rounded
+from regmix_active.report.folder import RunFolder, rounded
+from regmix_active.report.told import DECIMALS
 from regmix_active.study.meaning import Meaning
 from regmix_active.study.record import StudyRecord
 from regmix_active.study.target import Target
@@ -96,6 +98,8 @@ def test_the_doubt(folder: RunFolder, doubted: Recommendation, record: StudyReco
         {"books": 1.0, "code [x]": 0.0, "日本: 1": 0.0},
         {"books": 0.0, "code [x]": 1.0, "日本: 1": 0.0},
     ]
+    assert content["predicted"]["found"]["std"] == pytest.approx(0.1 / 1.28155, abs=1e-5)
+    assert "as wide as doubt.interval" in content["predicted"]["unit"]
     assert content["predicted"]["uniform"]["allowed"] is False
     assert "allowed" not in content["predicted"]["found"]
     assert folder.stopped() == "enough"
@@ -113,10 +117,48 @@ def test_nothing_is_said_of_what_is_not_known(folder: RunFolder, found: Recommen
 
 def test_trade_offs(folder: RunFolder, trading: Recommendation, record: StudyRecord) -> None:
     folder.write_mixture(trading, record)
-    pareto = read(folder.mixture)["pareto"]
+    content = read(folder.mixture)
+    pareto = content["pareto"]
     assert pareto["balanced"] == 1
     assert [member["targets"] for member in pareto["members"]] == [{"books": 1.0, "code [x]": 3.0}, {"books": 2.0, "code [x]": 2.0}]
     assert pareto["members"][1]["weights"] == {"books": 0.5, "code [x]": 0.5, "日本: 1": 0.0}
+    assert content["predicted"]["found"] == {"books": {"mean": 2.0, "std": 0.1}, "code [x]": {"mean": 2.0, "std": 0.1}}
+    assert content["predicted"]["natural"]["code [x]"] == {"mean": 5.0, "std": 0.3}
+    assert "doubt" not in content
+    folder.write_mixture(dataclasses.replace(trading, names=("mine", "theirs")), record)
+    content = read(folder.mixture)
+    assert content["targets"]["theirs"] == {"target": "code [x]", "unit": "nats per token"}
+    assert list(content["predicted"]["found"]) == list(content["pareto"]["members"][0]["std"]) == ["mine", "theirs"]
+
+
+def test_a_late_proof_leaves_the_picture_of_the_answer(folder: RunFolder, doubted: Recommendation, found: Recommendation) -> None:
+    rivals = tuple(
+        Rival(name, found.natural.weights, np.zeros(2), 0.1, 0.0) for name in ("found", "natural", "uniform", "best trained")
+    )
+    verification = Verification(found.history.target, (1, 2), rivals)
+    folder.write_summary(doubted)
+    before = folder.summary.read_text(encoding="utf-8")
+    folder.write_summary(found, verification)
+    assert folder.summary.read_text(encoding="utf-8") == before
+    assert "PASSED" in folder.proof.read_text(encoding="utf-8")
+    folder.write_summary(doubted, verification)
+    assert "PASSED" in folder.summary.read_text(encoding="utf-8")
+
+
+def test_small_numbers_are_numbers_to_every_reader(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:
+    """YAML 1.1, which PyYAML reads, takes 2e-06 for text."""
+    weights = np.array([2e-6, 1 - 5e-6, 3e-6])
+    folder.write_mixture(dataclasses.replace(found, found=dataclasses.replace(found.found, weights=weights, std=4e-6)), record)
+    text = folder.mixture.read_text(encoding="utf-8")
+    assert "books: 0.000002\n" in text
+    rivals = tuple(
+        Rival(name, weights, np.array([1e-5, 2e-5]), 4e-5, 2e-6) for name in ("found", "natural", "uniform", "best trained")
+    )
+    folder.write_verification(Verification(found.history.target, (1, 2), rivals), found)
+    for file in (folder.mixture, folder.verification):
+        assert not re.search(r"\d[eE][+-]?\d", re.sub(r"versions:.*", "", file.read_text(encoding="utf-8"), flags=re.S))
+    assert read(folder.mixture)["weights"]["books"] == 2e-6
+    assert read(folder.mixture)["predicted"]["found"]["std"] == 4e-6
 
 
 def test_a_structured_target_is_kept_whole(folder: RunFolder, found: Recommendation, record: StudyRecord) -> None:

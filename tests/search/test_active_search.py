@@ -315,3 +315,26 @@ def test_the_written_answer_is_what_is_verified(config: Config, runner: Function
     with pytest.raises(ConfigError, match=r"mixture\.yaml: unknown domain 'poems'.*regmix-active recommend"):
         search.answer()
     assert "target: code" in (out / "verification.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_new_study_of_a_target_over_the_natural_mixture(
+    config: Callable[..., RunConfig], runner: FunctionRunner, out: Path, relative: bool
+) -> None:
+    """Before the first round there is no reference: its proxies have no target yet, and none of them is the best at 0."""
+
+    class Heard(Observer):
+        def __init__(self) -> None:
+            self.values: list[float | None] = []
+
+        def on_result(self, result: ProxyResult, value: float | None) -> None:
+            self.values.append(value)
+
+    heard = Heard()
+    target = {"weights": "mean", "worst": True, "excess_over": "natural", "relative": relative}
+    settings = config(search__budget=12, search__initial=8, target=target)
+    found = ActiveSearch(settings, out=out, runner=runner, observer=heard).run()
+    told = np.array(heard.values, dtype=float)
+    assert np.isnan(told[:8]).all()
+    assert np.isfinite(told[8:]).all()
+    assert np.isfinite(found.history.values).all()

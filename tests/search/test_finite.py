@@ -16,6 +16,7 @@ from regmix_active.corpus.tokenizer import CorpusTokenizer
 from regmix_active.errors import ConfigError
 from regmix_active.search.finite import target_tokens_of
 from regmix_active.search.meanings import command_meaning, runner_meaning, swarm_meaning
+from regmix_active.search.spaces import feasible_space
 
 OWN = runner_meaning(("books", "code"), None, ("books", "code"), 0, {})
 
@@ -82,6 +83,8 @@ def test_unknown_names_are_told(corpus_config: RunConfig, store: TokenStore) -> 
         target_tokens_of(changed(corpus_config, tokens={"bokks": 1}), store)
     with pytest.raises(ConfigError, match=r"unknown domain 'wikipedia'; the domains are: books, code"):
         target_tokens_of(RunConfig.model_validate({"mixture": {"tokens": {"wikipedia": 1}}}), OWN)
+    with pytest.raises(ConfigError, match=r"mixture\.tokens: unknown domain 'bokks'; did you mean 'books'\?"):
+        feasible_space(RunConfig.model_validate({"mixture": {"tokens": {"bokks": 1}}}), OWN)  # without target_tokens too
 
 
 def test_with_a_tokenizer_for_proxies_the_targets_tokens_count(

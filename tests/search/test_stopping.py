@@ -124,7 +124,9 @@ def test_some_mixtures_of_the_first_round_get_a_second_seed(config: Config, runn
         assert search.open_record().count() == budget, "they count"
         assert found.history.replicates.tolist() == [0] * 16 + [1] * replicates + [0] * (budget - 16 - replicates)
         again = found.history.mixtures[16 : 16 + replicates]
-        np.testing.assert_array_equal(again, found.history.mixtures[[0, 15][:replicates]])
+        apart = np.abs(found.history.mixtures[:16] - found.history.space.natural).sum(axis=1)
+        np.testing.assert_array_equal(again, found.history.mixtures[np.argsort(apart, kind="stable")[:replicates]])
+        assert not np.array_equal(again[1:], found.history.mixtures[15:16]), "the nearest to the natural one, not the last"
 
 
 def test_a_study_without_second_seeds_goes_on_without(config: Config, runner: FunctionRunner, tmp_path: Path) -> None:
@@ -176,9 +178,39 @@ def test_trade_offs_between_targets(config: Config, runner: FunctionRunner, out:
     content = read(out / "mixture.yaml")
     assert len(content["pareto"]["members"]) == len(found.pareto.weights)
     assert content["rule"] == "pareto"
+    assert list(content["targets"]) == list(content["predicted"]["found"]) == ["mine", "theirs"]
+    assert found.doubt is None, "of no single target"
+    picture = (out / "summary.svg").read_text(encoding="utf-8")
+    search = ActiveSearch(settings, out=out, runner=runner)
+    answer = search.answer()
+    assert answer.rule == "pareto"
+    search.verify(answer, 2)
+    assert (out / "summary.svg").read_text(encoding="utf-8") == picture, "the front stays"
+    assert (out / "verification.svg").is_file()
     one = ActiveSearch(settings, out=out, runner=runner).recommend(target="books")
     assert one.pareto is None
     assert one.found.mean < found.pareto.means[found.pareto.balanced, 0]
+
+
+def test_several_targets_are_searched_by_hypervolume_unless_another_strategy_was_chosen(
+    config: Config, runner: FunctionRunner, out: Path
+) -> None:
+    targets = {"mine": "books", "theirs": "code"}
+    assert ActiveSearch(config(targets=targets, search__strategy_options={}), out=out, runner=runner).strategy.name == "hypervolume"
+    assert ActiveSearch(config(search__strategy_options={}), out=out, runner=runner).strategy.name == "variance-reduction"
+    watcher = Warnings()
+    settings = config(search__budget=12, search__strategy="greedy", targets=targets)
+    ActiveSearch(settings, out=out, runner=runner, observer=watcher).run()
+    (said,) = [text for text in watcher.said if text.startswith("search.strategy")]
+    assert "greedy trains for `target` alone, not for trade-offs between mine, theirs; for these, set it to hypervolume" in said
+
+
+def test_trade_offs_say_that_no_mixture_keeps_the_limits(config: Config, runner: FunctionRunner, out: Path) -> None:
+    limits = {"all": {"at_most": 0.5}}
+    targets = {name: {"weights": {name: 1}, "limits": limits} for name in ("books", "code")}
+    found = ActiveSearch(config(search__budget=8, targets=targets), out=out, runner=runner).run()
+    assert any(note.startswith("no mixture keeps the target's limits as surely as it asks") for note in found.notes)
+    assert read(out / "mixture.yaml")["pareto"]["members"][0]["limits_kept"] < 0.01
 
 
 def test_tokens_of_the_target_run_are_written(config: Config, runner: FunctionRunner, out: Path) -> None:

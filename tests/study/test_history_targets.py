@@ -76,3 +76,14 @@ def test_one_target_or_several() -> None:
     both = replace(alone, targets=(other, alone.target))
     assert both.targets == (other, alone.target)
     assert both.before(3).targets == both.targets
+
+
+@pytest.mark.parametrize("worst", [False, True])
+@pytest.mark.parametrize("relative", [False, True])
+def test_without_references_there_is_no_target(worst: bool, relative: bool) -> None:
+    """Not zero, and no traceback, be it of no runs or of runs that lack the loss."""
+    whole = history({"weights": {"a": 1, "b": 1}, "worst": worst, "excess_over": "natural", "relative": relative})
+    assert np.isfinite(whole.values).all()
+    assert whole.before(0).values.shape == (0,)
+    assert np.isnan(whole.target(LOSSES, whole.before(0).references)).all()
+    assert np.isnan(whole.target(LOSSES, np.array([3.0, np.nan]))).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -126,3 +128,32 @@ def test_shrunk_variances_keep_their_order_and_range(variances: list[float], dof
     assert lent >= 0
     assert (np.diff(shrunk[np.argsort(given_, kind="stable")]) >= -1e-9 * given_.max()).all()
     assert np.ptp(np.log(shrunk)) <= np.ptp(np.log(given_)) + 1e-9
+
+
+def test_the_noise_of_a_relative_target_is_a_share() -> None:
+    """A mean of shares of losses: what a seed does in nats, over the references."""
+    learnt, _ = history(40, seeds=6, noise=0.03, offset=0.1)
+    spec = {"excess_over": dict.fromkeys(NAMES, 10.0), "relative": True}
+    shares = seed_noise(replace(learnt, target=Target.parse(spec, NAMES)))
+    nats = seed_noise(learnt)
+    assert nats is not None
+    assert shares is not None
+    assert shares.target_std == pytest.approx(nats.target_std / 10)
+    assert shares.target_offset == pytest.approx(nats.target_offset / 10)
+    np.testing.assert_array_equal(shares.std, nats.std)
+
+
+def test_the_noise_of_a_worst_case_is_that_of_the_worst_loss() -> None:
+    """One loss is a nat above all others: a mean of six would be steadier by the root of six."""
+    noises = []
+    for pairs in (3, 40):
+        learnt, _ = history(pairs, seeds=2, noise=0.03, offset=0.1)
+        learnt.losses[:, 2] += 10
+        worst = seed_noise(replace(learnt, target=Target.parse({"worst": True}, NAMES)))
+        alone = seed_noise(replace(learnt, target=Target.parse(NAMES[2], NAMES)))
+        assert worst is not None
+        assert alone is not None
+        assert worst.target_std == pytest.approx(alone.target_std)
+        assert worst.target_offset == pytest.approx(alone.target_offset)
+        noises.append(worst.target_std)
+    assert noises[1] == pytest.approx(0.03, rel=0.25)

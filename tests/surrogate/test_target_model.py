@@ -57,25 +57,43 @@ def test_an_excess_is_less_by_the_believed_reference() -> None:
     assert excess.predict(natural)[0] == pytest.approx(0, abs=1e-12)
     share, _ = model_of({"weights": {"loss-0": 1}, "excess_over": "natural", "relative": True})
     np.testing.assert_allclose(share.predict(X), plain.predict(X) / plain.predict(natural) - 1, atol=1e-9)
-    np.testing.assert_allclose(share.moments(X)[1], plain.moments(X)[1] / plain.predict(natural), rtol=1e-9)
+    one, none = (share.pessimistic(X, caution) for caution in (1.0, 0.0))
+    np.testing.assert_allclose(one - none, plain.moments(X)[1] / plain.predict(natural), rtol=1e-6)
     np.testing.assert_allclose(excess.gradients(X)[2], plain.gradients(X)[2])
     given, _ = model_of({"weights": {"loss-0": 1}, "excess_over": {"loss-0": 3.0}})
     np.testing.assert_allclose(given.paths(2, np.random.default_rng(0))(X), plain.paths(2, np.random.default_rng(0))(X) - 3.0)
 
 
+@pytest.mark.parametrize("worst", [False, True])
+@pytest.mark.parametrize("relative", [False, True])
+def test_nothing_is_doubted_of_the_natural_mixture_over_itself(worst: bool, relative: bool) -> None:
+    model, _ = model_of({"excess_over": "natural", "worst": worst, "relative": relative})
+    natural = SPACE.natural[None]
+    mean, std = model.moments(np.concatenate([natural, X]))
+    assert (mean[0], std[0]) == (0, 0)
+    assert (std[1:] > 0).all()
+    near = 0.999 * natural + 0.001 * X[:1]
+    assert model.moments(near)[1][0] < 0.1 * std[1:].min(), "next to it little"
+    losses = model.surrogate.paths(2000, np.random.default_rng(0))(np.concatenate([X, natural]))
+    over = losses[:, :-1] / losses[:, -1:] - 1 if relative else losses[:, :-1] - losses[:, -1:]
+    draws = over.max(axis=2) if worst else over.mean(axis=2)
+    np.testing.assert_allclose(std[1:], draws.std(axis=0), rtol=0.3)
+
+
 def test_a_worst_case_against_draws_of_functions() -> None:
     model, _ = model_of(WORST)
     mean, std = model.moments(X)
-    draws = model.paths(2000, np.random.default_rng(0))(X)
+    losses = model.surrogate.paths(2000, np.random.default_rng(0))(np.concatenate([X, SPACE.natural[None]]))
+    draws = (losses[:, :-1] - losses[:, -1:]).max(axis=2)
     np.testing.assert_allclose(mean, draws.mean(axis=0), atol=0.15 * std.max())
     np.testing.assert_allclose(std, draws.std(axis=0), rtol=0.3)
     assert (mean >= model.predict(X) - 1e-9).all(), "doubt raises the expected largest of several"
-    np.testing.assert_allclose(model.pessimistic(X, 2.0), mean + 2 * std)
     belief = model.posterior(X, NONE, NONE).belief
-    np.testing.assert_allclose(belief.mean, mean)
-    np.testing.assert_allclose(belief.std, std)
+    np.testing.assert_allclose(model.pessimistic(X, 2.0), belief.mean + 2 * belief.std)
+    np.testing.assert_allclose(model.pessimistic(X, 0.0), belief.mean)
+    np.testing.assert_allclose(belief.mean, mean, atol=0.15 * std.max())
     covariance = belief.covariance(np.arange(len(X)))
-    np.testing.assert_allclose(np.diag(covariance), std**2, rtol=1e-6)
+    np.testing.assert_allclose(np.diag(covariance), belief.std**2, rtol=1e-6)
     np.testing.assert_allclose(covariance, covariance.T, atol=1e-9)
     assert np.linalg.eigvalsh(covariance).min() > -1e-9
     assert belief.noise > 0
@@ -109,7 +127,7 @@ def test_gradients_are_those_of_differences(spec: Any) -> None:
     Z = SPACE.project(X + 0.05)
     mean, variance, d_mean, d_variance = model.gradients(Z)
     np.testing.assert_allclose(mean, model.posterior(Z, NONE, NONE).belief.mean, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(np.sqrt(variance), model.moments(Z)[1], rtol=1e-4)
+    np.testing.assert_allclose(np.sqrt(variance), model.posterior(Z, NONE, NONE).belief.std, rtol=1e-4)
     direction = np.random.default_rng(0).standard_normal(Z.shape)
     direction -= direction.mean(axis=1, keepdims=True)
     ahead, behind = (model.gradients(Z + sign * 1e-5 * direction) for sign in (1, -1))
