@@ -317,8 +317,8 @@ class RunConfig(Section):
 
     targets: Targets = Field(default_factory=dict)
     """Two or more targets by name, each written as `target` is, such as `{books: books, all: mean}`: the search looks for the best
-    trade-offs between them (by `hypervolume`, unless another strategy or options of one are set). The answer holds these, and recommends
-    the most balanced one; `target` is then what proxies are listed by."""
+    trade-offs between them (by `hypervolume`, unless another strategy or options of one are set). The answer holds these, and
+    recommends the most balanced one; `target` is then what proxies are listed by."""
 
     score_only: tuple[str, ...] = ()
     """Domains that every proxy is scored on but never trained on: text like that of the final use. Usually the target."""
