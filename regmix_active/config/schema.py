@@ -265,7 +265,7 @@ class SearchConfig(Section):
 
     noise_runs: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Mixtures of the initial batch that are trained once more with a second seed, which tells what a seed does to losses; they
-    count towards the budget. `auto`: one per 16 proxies of the budget, at most 4, and none below a budget of 32."""
+    count towards the budget. `auto`: one per 32 proxies of the budget, at most 4, and none below a budget of 64."""
 
     stop_when: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """End the search before its budget when all further proxies are expected to improve the answer by less than this, in nats per

@@ -40,7 +40,7 @@ TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 FAILURE_WINDOW, LEAST_JUDGED = 20, 5
 """Results by which a search is judged that most proxies fail, and how many there must be."""
 
-NOISE_RUNS, NOISE_SHARE, NOISE_BUDGET = 4, 16, 32
+NOISE_RUNS, NOISE_SHARE, NOISE_BUDGET = 4, 32, 64
 """Mixtures that are trained with a second seed by default: at most so many, one per so many proxies, none of a smaller budget."""
 
 

@@ -111,7 +111,7 @@ class SeededRunner:
 
 
 def test_some_mixtures_of_the_first_round_get_a_second_seed(config: Config, runner: FunctionRunner, tmp_path: Path) -> None:
-    for budget, replicates in ((24, 0), (32, 2)):
+    for budget, replicates in ((32, 0), (64, 2)):
         search = ActiveSearch(
             config(search__budget=budget, search__strategy="dirichlet", search__strategy_options={}),
             out=tmp_path / str(budget),
